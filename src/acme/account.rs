@@ -1,6 +1,7 @@
 //! The account at the CA, and one order from its beginning to its certificate.
 //!
-//! Guarantees: an account is made once for a directory and a CA, whichever gateway does it, and again
+//! Guarantees: an account is made once for a directory and a CA, whichever gateway does it and whenever it
+//! is killed, and again
 //! only when its file is damaged or the CA does not know it any more; a challenge has its answer before
 //! the CA is told to look; no order begins without room for its certificate; what went wrong is told in
 //! the CA's own words where it has some.
@@ -12,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error,
-    ExternalAccountKey, Identifier, NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
+    Identifier, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde::Deserialize;
@@ -20,9 +21,10 @@ use tokio::time::sleep;
 
 use super::chains;
 use super::http_client::{HttpClient, other_chains};
+use super::new_account::{AccountKey, Binding, find_or_make};
+use super::shelf::NameLock;
 use super::store::AcmeStore;
 use crate::config::{AcmeChallenge, AcmeConfig};
-use crate::private_files::Lock;
 
 /// How long a CA may take to look at a challenge, and to issue a certificate.
 const POLLS: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(180));
@@ -45,6 +47,14 @@ pub(super) enum OrderError {
         /// The file, or the directory that it is in.
         path: PathBuf,
         /// The system's error.
+        source: std::io::Error,
+    },
+    /// What is kept.
+    #[error("{place}: {source}")]
+    Kept {
+        /// Where.
+        place: String,
+        /// What happened there.
         source: std::io::Error,
     },
     /// A key or a request could not be made.
@@ -76,6 +86,12 @@ impl OrderError {
     pub(super) fn of(path: &Path, source: std::io::Error) -> Self {
         let path = path.to_owned();
         Self::File { path, source }
+    }
+
+    /// What happened to what is kept.
+    pub(super) fn kept(store: &AcmeStore, source: std::io::Error) -> Self {
+        let place = store.shelf.place("");
+        Self::Kept { place, source }
     }
 
     /// Whether the CA does not know the account.
@@ -119,51 +135,64 @@ pub(super) async fn account(
     store: &AcmeStore,
     gone: Option<&str>,
 ) -> Result<Account, OrderError> {
-    let in_store = |error| OrderError::of(&store.dir, error);
+    let in_store = |error| OrderError::kept(store, error);
     let read = |path: &PathBuf| std::fs::read(path).map_err(|error| OrderError::of(path, error));
     let roots = config.ca.as_ref().map(read).transpose()?;
-    let builder = || {
-        let http = HttpClient::new(roots.as_deref())?;
-        Ok::<_, OrderError>(Account::builder_with_http(Box::new(http)))
+    let http = HttpClient::new(roots.as_deref())?;
+    let restored = |credentials| {
+        let builder = Account::builder_with_http(Box::new(http.clone()));
+        builder.from_credentials(credentials)
     };
-    let _lock: Lock = loop {
-        match store.try_lock(ACCOUNT_LOCK).map_err(in_store)? {
+    let _lock: NameLock = loop {
+        match store.try_lock(ACCOUNT_LOCK).await.map_err(in_store)? {
             Some(lock) => break lock,
             None => sleep(LOCK_PAUSE).await,
         }
     };
     let text = store.account(&config.directory).map_err(in_store)?;
     if let Some(credentials) = text.and_then(|text| kept_account(config, &text, gone)) {
-        match builder()?.from_credentials(credentials).await {
+        match restored(credentials).await {
             Err(error @ (Error::KeyRejected | Error::Crypto)) => {
                 tracing::warn!(%error, "the ACME account's key cannot be used; another is made");
             }
             account => return Ok(account?),
         }
     }
-    let contact: Vec<&str> = config.contact.iter().map(String::as_str).collect();
-    let new = NewAccount {
-        contact: &contact,
-        terms_of_service_agreed: true,
-        only_return_existing: false,
-    };
     let eab = config.eab.as_ref().map(|eab| {
         let text = read(&eab.key_file)?;
         let text = String::from_utf8_lossy(&text);
         let key = URL_SAFE_NO_PAD.decode(text.trim().trim_end_matches('='));
         let wrong = |_| std::io::Error::other("the key of `acme.eab` is not base64url");
         let key = key.map_err(|error| OrderError::of(&eab.key_file, wrong(error)))?;
-        Ok::<_, OrderError>(ExternalAccountKey::new(eab.kid.clone(), &key))
+        let kid = eab.kid.clone();
+        Ok::<_, OrderError>(Binding { kid, key })
     });
     let eab = eab.transpose()?;
-    let made = builder()?.create(&new, config.directory.clone(), eab.as_ref());
-    let (account, credentials) = made.await?;
-    let text = serde_json::to_vec(&credentials).map_err(Error::from)?;
-    store
-        .save_account(&config.directory, &text)
-        .map_err(in_store)?;
-    tracing::info!(directory = %config.directory, "a new ACME account");
-    Ok(account)
+    let directory = &config.directory;
+    // Whoever had it may have been killed before it heard of its account.
+    let kept = store.account_key(directory).map_err(in_store)?;
+    let kept = kept.and_then(|text| AccountKey::read(&text));
+    let may_be_there = kept.is_some();
+    let key = match kept {
+        Some(key) => key,
+        None => {
+            let key = AccountKey::generate()?;
+            let saved = store.save_account_key(directory, &key.text()).await;
+            saved.map_err(in_store)?;
+            key
+        }
+    };
+    let of = (&config.contact[..], eab.as_ref());
+    let id = find_or_make(&http, directory, &key, of, may_be_there).await?;
+    let text = key.credentials(&id, directory);
+    let saved = store.save_account(directory, &text);
+    saved.await.map_err(in_store)?;
+    if let Err(error) = store.forget_account_key(directory).await {
+        tracing::warn!(%error, "the key of the ACME account is kept twice");
+    }
+    tracing::info!(directory, "a new ACME account");
+    let credentials = serde_json::from_slice(&text).map_err(Error::from)?;
+    Ok(restored(credentials).await?)
 }
 
 /// Orders a certificate and keeps it. `replaces` is the one of before, where the CA wants to know.
@@ -171,10 +200,10 @@ pub(super) async fn order(
     config: &AcmeConfig,
     store: &AcmeStore,
     account: &Account,
-    name: &str,
+    (name, lock): (&str, &NameLock),
     replaces: Option<CertificateIdentifier<'static>>,
 ) -> Result<(), OrderError> {
-    let in_store = |error| OrderError::of(&store.dir, error);
+    let in_store = |error| OrderError::kept(store, error);
     let room = store.make_room(name).map_err(in_store)?;
     let identifiers = [Identifier::Dns(name.to_owned())];
     let new = || {
@@ -211,8 +240,8 @@ pub(super) async fn order(
             OrderError::Refused(format!("the CA offers no challenge `{}`", config.challenge))
         })?;
         let text = challenge.key_authorization();
-        let set = store.set_challenge(name, &challenge.token, text.as_str());
-        open.push(set.map_err(in_store)?);
+        let set = store.set_challenge(name, lock, &challenge.token, text.as_str());
+        open.push(set.await.map_err(in_store)?);
         challenge.set_ready().await?;
     }
     let polled = order.poll_ready(&POLLS).await;
@@ -233,8 +262,9 @@ pub(super) async fn order(
         chain = chains::choose(account, chain, root, &other_chains()).await;
     }
     drop(room);
-    let saved = store.save(name, &key.serialize_pem(), &chain);
-    saved.map_err(in_store)?.map_err(OrderError::Refused)
+    let key = key.serialize_pem();
+    let saved = store.save(name, &key, &chain);
+    saved.await.map_err(in_store)?.map_err(OrderError::Refused)
 }
 
 /// Whether a problem is of a kind of RFC 8555 §6.7.

@@ -3,9 +3,7 @@
 //! Guarantees: any gateway on the directory answers; nothing but a token's or a name's own letters
 //! becomes a part of a path; what nobody has set has no answer.
 
-use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -14,18 +12,14 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::store::{AcmeStore, CHALLENGES};
+use super::shelf::{CHALLENGES, NameLock, OpenChallenge};
+use super::store::AcmeStore;
 use crate::names::Hostname;
-use crate::private_files;
 
 /// Where a CA asks over HTTP (RFC 8555 §8.3).
 const PREFIX: &str = "/.well-known/acme-challenge/";
 /// The longest token that is looked for; the CAs' have 43 letters.
 const LONGEST: usize = 128;
-
-/// A challenge that is answered until it is dropped.
-#[derive(Debug)]
-pub(super) struct OpenChallenge(Vec<PathBuf>);
 
 /// Whether a path is one of challenges.
 pub fn is_challenge_path(path: &str) -> bool {
@@ -46,18 +40,11 @@ fn is_token(text: &str) -> bool {
 // === impl AcmeStore ===
 
 impl AcmeStore {
-    fn token_path(&self, token: &str) -> PathBuf {
-        self.dir.join(CHALLENGES).join(format!("token-{token}"))
-    }
-
-    fn name_path(&self, name: &str) -> PathBuf {
-        self.dir.join(CHALLENGES).join(format!("name-{name}"))
-    }
-
-    /// Answers a challenge from now on.
-    pub(super) fn set_challenge(
+    /// Answers a challenge from now on, for as long as the name's lock is held.
+    pub(super) async fn set_challenge(
         &self,
         name: &str,
+        lock: &NameLock,
         token: &str,
         key_authorization: &str,
     ) -> io::Result<OpenChallenge> {
@@ -67,29 +54,33 @@ impl AcmeStore {
                 "the CA's token is none",
             ));
         }
-        let paths = vec![self.token_path(token), self.name_path(name)];
-        let challenge = OpenChallenge(paths);
-        challenge
-            .0
-            .iter()
-            .try_for_each(|path| private_files::write(path, key_authorization.as_bytes()))?;
-        Ok(challenge)
+        let names = [token_name(token), name_name(name)];
+        let set = self.shelf.set_challenge(lock, names, key_authorization);
+        set.await
     }
 
     /// What a CA is to read at a token's path.
     pub fn answer(&self, token: &str) -> Option<String> {
         let token = Some(token).filter(|token| is_token(token))?;
-        fs::read_to_string(self.token_path(token)).ok()
+        String::from_utf8(self.shelf.read(&token_name(token)).ok()?).ok()
     }
 
     /// What a CA is to be shown in a handshake for a name (RFC 8737 §3).
     pub fn challenge_certificate(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let name = Hostname::parse(name).ok()?;
-        let key_authorization = fs::read(self.name_path(name.as_str())).ok()?;
+        let key_authorization = self.shelf.read(&name_name(name.as_str())).ok()?;
         certificate(name.as_str(), &key_authorization)
             .inspect_err(|error| tracing::warn!(%error, "no certificate for a challenge"))
             .ok()
     }
+}
+
+fn token_name(token: &str) -> String {
+    format!("{CHALLENGES}token-{token}")
+}
+
+fn name_name(name: &str) -> String {
+    format!("{CHALLENGES}name-{name}")
 }
 
 fn certificate(
@@ -108,26 +99,17 @@ fn certificate(
     Ok(Arc::new(CertifiedKey::new(chain, signer)))
 }
 
-impl Drop for OpenChallenge {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            // It may be gone with the directory.
-            let _gone = fs::remove_file(path);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_challenge_is_answered_by_every_gateway_until_it_is_over_and_nothing_else_is() {
+    #[tokio::test]
+    async fn a_challenge_is_answered_by_every_gateway_until_it_is_over_and_nothing_else_is() {
         let dir = tempfile::tempdir().unwrap();
         let [one, other] = [(); 2].map(|()| AcmeStore::open(dir.path()).unwrap());
-        let challenge = one
-            .set_challenge("a.test", "tok-en_1", "tok-en_1.thumb")
-            .unwrap();
+        let lock = one.try_lock("a.test").await.unwrap().unwrap();
+        let set = one.set_challenge("a.test", &lock, "tok-en_1", "tok-en_1.thumb");
+        let challenge = set.await.unwrap();
         assert_eq!(other.answer("tok-en_1").as_deref(), Some("tok-en_1.thumb"));
         assert!(other.challenge_certificate("A.test").is_some());
         for token in [
@@ -142,7 +124,8 @@ mod tests {
         for name in ["b.test", "../a.test", ""] {
             assert!(other.challenge_certificate(name).is_none(), "{name}");
         }
-        assert!(one.set_challenge("a.test", "../x", "y").is_err());
+        let odd = one.set_challenge("a.test", &lock, "../x", "y");
+        assert!(odd.await.is_err());
         drop(challenge);
         assert!(other.answer("tok-en_1").is_none());
         assert!(other.challenge_certificate("a.test").is_none());

@@ -44,6 +44,7 @@ struct Heard {
 }
 
 /// Calls a CA.
+#[derive(Clone)]
 pub(super) struct HttpClient {
     client: reqwest::Client,
 }
@@ -164,41 +165,71 @@ impl HttpClient {
     }
 }
 
+/// What a CA answers.
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+// === impl HttpClient ===
+
+impl HttpClient {
+    /// Asks the CA, once.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        url: &str,
+        fields: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answered, Error> {
+        let failed = |error: reqwest::Error| Error::Other(Box::new(error));
+        let is_get = method == Method::GET;
+        let asked = self.client.request(method, url).headers(fields).body(body);
+        let mut answer = asked.send().await.map_err(failed)?;
+        let (status, mut fields) = (answer.status(), answer.headers().clone());
+        let pause = take_pause(&mut fields, is_get);
+        let is_refusal = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        );
+        if let Some(pause) = pause.filter(|_| is_refusal) {
+            // Who only asks when to renew has a pause of its own.
+            let _noted = HEARD.try_with(|heard| heard.pause.set(Some(pause)));
+        }
+        let mut body = Vec::new();
+        while let Some(part) = answer.chunk().await.map_err(failed)? {
+            if body.len() + part.len() > LARGEST {
+                return Err(Error::Other("the CA's answer is too large".into()));
+            }
+            body.extend_from_slice(&part);
+        }
+        if let Some(fault) = fault(status, &fields, &body) {
+            return Err(Error::Other(fault.into()));
+        }
+        Ok(Answered {
+            status,
+            fields,
+            body,
+        })
+    }
+}
+
 type Answer = Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>>;
 
 impl instant_acme::HttpClient for HttpClient {
     fn request(&self, request: Request<BodyWrapper<Bytes>>) -> Answer {
-        let client = self.client.clone();
+        let http = self.clone();
         Box::pin(async move {
-            let failed = |error: reqwest::Error| Error::Other(Box::new(error));
             let (parts, body) = request.into_parts();
-            let is_get = parts.method == Method::GET;
             let body = body.collect().await.map(Collected::to_bytes);
-            let asked = client
-                .request(parts.method, parts.uri.to_string())
-                .headers(parts.headers)
-                .body(body.unwrap_or_default());
-            let mut answer = asked.send().await.map_err(failed)?;
-            let (status, mut fields) = (answer.status(), answer.headers().clone());
-            let pause = take_pause(&mut fields, is_get);
-            let is_refusal = matches!(
+            let url = parts.uri.to_string();
+            let asked = http.ask(parts.method, &url, parts.headers, body.unwrap_or_default());
+            let Answered {
                 status,
-                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-            );
-            if let Some(pause) = pause.filter(|_| is_refusal) {
-                // Who only asks when to renew has a pause of its own.
-                let _noted = HEARD.try_with(|heard| heard.pause.set(Some(pause)));
-            }
-            let mut body = Vec::new();
-            while let Some(part) = answer.chunk().await.map_err(failed)? {
-                if body.len() + part.len() > LARGEST {
-                    return Err(Error::Other("the CA's answer is too large".into()));
-                }
-                body.extend_from_slice(&part);
-            }
-            if let Some(fault) = fault(status, &fields, &body) {
-                return Err(Error::Other(fault.into()));
-            }
+                fields,
+                mut body,
+            } = asked.await?;
             // Who only asks when to renew has no chain.
             let _noted = HEARD.try_with(|heard| {
                 let others = alternates(&fields);

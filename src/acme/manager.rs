@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -253,6 +254,16 @@ impl Acme {
         failure.map_or(renewal, |failure| failure.next.max(renewal))
     }
 
+    /// Lets go of failures after which another gateway has succeeded.
+    fn forget_settled(&self) {
+        let now = (self.clock)();
+        self.failures().retain(|name, failure| {
+            failure.error.is_none()
+                || self.due_at(name, None) <= now
+                || self.store.failure(name).is_some()
+        });
+    }
+
     /// Orders what is due, for ever. An order that takes long keeps no other name waiting.
     pub async fn run(self: Arc<Self>) {
         let mut names = self.names.subscribe();
@@ -268,8 +279,9 @@ impl Acme {
             self.ended.send_replace(());
             self.failures().retain(|name, _| wanted.contains(name));
             self.suggestions().retain(|name, _| wanted.contains(name));
+            self.forget_settled();
             if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
-                self.store.sweep();
+                self.store.sweep().await;
                 swept = Some(Instant::now());
             }
             for name in wanted.difference(&recalled) {
@@ -317,12 +329,16 @@ impl Acme {
 
     /// Orders a name, unless another gateway does.
     async fn attempt(&self, name: &str) {
-        let lock = match self.store.try_lock(name) {
+        let lock = match self.store.try_lock(name).await {
             Ok(Some(lock)) => lock,
             Ok(None) => return self.note(name, None, ELSEWHERE),
             Err(error) => {
-                let error = OrderError::of(&self.store.dir, error);
-                return self.fail(name, &error, None);
+                let is_away = error.kind() == ErrorKind::NotConnected;
+                let error = OrderError::kept(&self.store, error);
+                return match is_away {
+                    true => self.wait_for_store(name, &error),
+                    false => self.fail(name, &error, None).await,
+                };
             }
         };
         // Another gateway may have had the lock until a moment ago.
@@ -333,29 +349,31 @@ impl Acme {
             return;
         }
         let ordering = async {
+            let readable = self.store.is_open(name);
+            readable.map_err(|error| OrderError::kept(&self.store, error))?;
             let account = self.account(None).await?;
             let stored = self.store.stored(name);
             // Where the CA says when to renew, it also wants to know what is replaced.
             let replaces = stored.and_then(|stored| stored.identifier.clone());
             let (config, store) = (&self.config, &self.store);
-            match order(config, store, &account, name, replaces.clone()).await {
+            match order(config, store, &account, (name, &lock), replaces.clone()).await {
                 Err(error) if error.is_of_unknown_account() => {
                     let account = self.account(Some(account.id())).await?;
-                    order(config, store, &account, name, replaces).await
+                    order(config, store, &account, (name, &lock), replaces).await
                 }
                 done => done,
             }
         };
         let (done, asked) = noting_pause(timeout(ORDER, ordering)).await;
         match done {
-            Ok(Ok(())) => self.take(name),
+            Ok(Ok(())) => self.take(name).await,
             failed => {
                 // It may be the directory that has changed.
                 *self.account.lock().await = None;
                 let too_long = || OrderError::Refused("the order took too long".to_owned());
                 let error = failed.map_err(|_| too_long()).and_then(|done| done);
                 if let Err(error) = error {
-                    self.fail(name, &error, asked);
+                    self.fail(name, &error, asked).await;
                 }
             }
         }
@@ -363,7 +381,7 @@ impl Acme {
     }
 
     /// Takes the certificate that the CA has issued.
-    fn take(&self, name: &str) {
+    async fn take(&self, name: &str) {
         self.refresh();
         if !self.all_names().contains(name) {
             // It is kept for when somebody wants it again.
@@ -380,7 +398,8 @@ impl Acme {
         if left <= 0 {
             let told = "the certificate that the CA has issued cannot be used, or has expired by this \
                         gateway's clock";
-            return self.fail(name, &OrderError::Refused(told.to_owned()), None);
+            let error = OrderError::Refused(told.to_owned());
+            return self.fail(name, &error, None).await;
         }
         self.failures().remove(name);
         let noted = match self.due_at(name, None) <= now {
@@ -393,9 +412,12 @@ impl Acme {
                 );
                 self.note(name, None, pause);
                 let failure = self.failures().get(name).cloned();
-                failure.map_or(Ok(()), |failure| self.store.save_failure(name, &failure))
+                match failure {
+                    Some(failure) => self.store.save_failure(name, &failure).await,
+                    None => Ok(()),
+                }
             }
-            false => self.store.forget_failure(name),
+            false => self.store.forget_failure(name).await,
         };
         if let Err(error) = noted {
             tracing::warn!(name, %error, "what has failed before cannot be forgotten");
@@ -416,7 +438,7 @@ impl Acme {
     }
 
     /// An order has failed; `asked` is how long the CA wants to be left alone.
-    fn fail(&self, name: &str, error: &OrderError, asked: Option<Duration>) {
+    async fn fail(&self, name: &str, error: &OrderError, asked: Option<Duration>) {
         self.metrics.count_order(OrderOutcome::Failed);
         let count = self.failures().get(name).map_or(0, |failure| failure.count) + 1;
         let pause = pause(count, asked);
@@ -434,10 +456,18 @@ impl Acme {
         tracing::warn!(name, error = %text, again_in = %again, "no certificate was issued");
         self.note(name, Some((count, text)), pause);
         let kept = self.failures().get(name).cloned();
-        let saved = kept.map(|kept| self.store.save_failure(name, &kept));
-        if let Some(Err(error)) = saved {
+        if let Some(kept) = kept
+            && let Err(error) = self.store.save_failure(name, &kept).await
+        {
             tracing::warn!(name, %error, "after a restart this is tried again sooner");
         }
+    }
+
+    /// What others have ordered cannot be known now, nor that they do not.
+    fn wait_for_store(&self, name: &str, error: &OrderError) {
+        let count = self.failures().get(name).map_or(0, |failure| failure.count);
+        tracing::debug!(name, %error, "no certificate is ordered");
+        self.note(name, Some((count, error.to_string())), LOOK);
     }
 
     /// What was known of a name before this gateway was started, or has failed at another one.
@@ -479,99 +509,4 @@ impl fmt::Debug for Acme {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    use super::*;
-    use crate::config::{Variables, load};
-
-    const NAME: &str = "shop.test";
-    const DAY: i64 = 86_400;
-
-    /// One whose CA is not there, and whose clock can be set; it follows the paused time otherwise.
-    fn without_ca(dir: &Path) -> (Arc<Acme>, Arc<AtomicI64>) {
-        let text = format!(
-            "[acme]\ndirectory = \"https://127.0.0.1:9/dir\"\ndir = {dir:?}\n\
-             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"acme\"\n\
-             [[route]]\nhost = \"{NAME}\"\ninstance = \"shop\"\n"
-        );
-        let config = load("t", &text, &Variables::default()).unwrap().acme;
-        let (began, started, moved) = (Timestamp::now(), Instant::now(), Arc::default());
-        let by = Arc::clone(&moved);
-        let clock = move || {
-            let passed = SignedDuration::try_from(started.elapsed()).unwrap();
-            began + passed + SignedDuration::from_secs(AtomicI64::load(&by, Ordering::Relaxed))
-        };
-        let store = AcmeStore::open(dir).unwrap();
-        let acme = Acme::with_clock(config, store, Arc::new(Metrics::new()), Box::new(clock));
-        acme.set_names([NAME.to_owned()].into());
-        (acme, moved)
-    }
-
-    /// Keeps a certificate that holds from so many days from now on for 90.
-    fn keep(acme: &Acme, days: i64) {
-        let day = |days: i64| {
-            let at = Timestamp::now().as_second() + days * DAY;
-            std::time::UNIX_EPOCH + Duration::from_secs(at.try_into().unwrap())
-        };
-        let mut params = rcgen::CertificateParams::new(vec![NAME.to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (day(days).into(), day(days + 90).into());
-        let key = rcgen::KeyPair::generate().unwrap();
-        let chain = params.self_signed(&key).unwrap().pem();
-        let saved = acme.store.save(NAME, &key.serialize_pem(), &chain);
-        saved.unwrap().unwrap();
-        acme.refresh();
-    }
-
-    async fn run_for(acme: &Arc<Acme>, seconds: i64) {
-        let limit = Duration::from_secs(seconds.try_into().unwrap());
-        assert!(timeout(limit, Arc::clone(acme).run()).await.is_err());
-    }
-
-    fn attempts(acme: &Acme) -> u32 {
-        acme.failures().get(NAME).map_or(0, |failure| failure.count)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_ca_that_is_away_for_a_day_is_asked_a_dozen_times_and_the_certificate_of_before_serves()
-     {
-        let dir = tempfile::tempdir().unwrap();
-        let (acme, _) = without_ca(dir.path());
-        keep(&acme, -70);
-        run_for(&acme, DAY).await;
-        let count = attempts(&acme);
-        assert!((8..=13).contains(&count), "{count}");
-        assert!(acme.has(NAME));
-        let [state] = &acme.states()[..] else {
-            panic!("one name");
-        };
-        assert!(state.error.is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_clock_that_is_set_is_followed_within_a_minute_forward_and_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let (acme, moved) = without_ca(dir.path());
-        keep(&acme, -10);
-        let sets_it = async {
-            sleep(Duration::from_secs(3600)).await;
-            assert_eq!(attempts(&acme), 0);
-            moved.store(60 * DAY, Ordering::Relaxed);
-        };
-        tokio::join!(run_for(&acme, 3662), sets_it);
-        let count = attempts(&acme);
-        assert!(count > 0);
-        // By the clock of then the next try would be in two months.
-        keep(&acme, -70);
-        moved.store(0, Ordering::Relaxed);
-        run_for(&acme, 30).await;
-        assert_eq!(attempts(&acme), count + 1);
-        // Before the certificate holds, nothing is to be renewed.
-        keep(&acme, -10);
-        moved.store(-100 * DAY, Ordering::Relaxed);
-        run_for(&acme, DAY).await;
-        assert_eq!(attempts(&acme), count + 1);
-        assert!(acme.has(NAME));
-    }
-}
+mod tests;

@@ -7,39 +7,29 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use instant_acme::CertificateIdentifier;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use webpki::EndEntityCert;
 
 use super::failure::Failure;
+use super::fleet_shelf::Shared;
 use super::renewal_info::identifier;
-use crate::file_stamp::FileStamp;
+use super::shelf::{CERTIFICATES, FAILURES, Folder, NameLock, Room, Shelf, Stamp};
+use crate::fleet::Vault;
 use crate::pem;
-use crate::private_files::{self, DRAFT, Lock};
+use crate::private_files;
 use crate::validity::validity;
 
 /// The protocol of a handshake that is a challenge (RFC 8737 §3).
 pub const ACME_TLS: &[u8] = b"acme-tls/1";
-
-const CERTIFICATES: &str = "certificates";
-pub(super) const CHALLENGES: &str = "challenges";
-const LOCKS: &str = "locks";
-const FAILURES: &str = "failures";
-/// What is older than this is nobody's order any more.
-const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
-/// Room on the disk that an order makes sure of before it begins: a key and a long chain.
-const ROOM: usize = 16 * 1024;
-/// What failed so long ago, and was not tried again, is no name's of ours any more.
-const FORGOTTEN: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Certificates cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -51,14 +41,14 @@ pub struct AcmeError {
 
 /// The directory, and the certificates that were read from it.
 pub struct AcmeStore {
-    pub(super) dir: PathBuf,
+    pub(super) shelf: Box<dyn Shelf>,
     certificates: ArcSwap<BTreeMap<String, Arc<Stored>>>,
     /// One reads at a time, so that what is read last stays.
     reading: Mutex<BTreeMap<String, Damage>>,
 }
 
 /// A file that could not be used: how it stood, if it was there, and when that was seen.
-type Damage = (Option<FileStamp>, Timestamp);
+type Damage = (Option<Stamp>, Timestamp);
 
 /// A certificate as its file had it.
 #[derive(Clone)]
@@ -71,31 +61,32 @@ pub(super) struct Stored {
     pub(super) identifier: Option<CertificateIdentifier<'static>>,
     /// Whether its file still has it.
     pub(super) is_kept: bool,
-    stamp: FileStamp,
+    stamp: Stamp,
     at: Timestamp,
 }
-
-/// Room on the disk, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Room(PathBuf);
 
 // === impl AcmeStore ===
 
 impl AcmeStore {
     /// Opens the directory, which is made if there is none.
     pub fn open(dir: &Path) -> Result<Arc<Self>, AcmeError> {
-        let store = Self::at(dir);
-        let inner = [CERTIFICATES, CHALLENGES, LOCKS, FAILURES];
+        let folder = Folder::at(dir);
+        folder.make().map_err(|source| AcmeError {
+            dir: dir.to_owned(),
+            source,
+        })?;
+        Ok(Arc::new(Self::on(Box::new(folder))))
+    }
+
+    /// One whose directory is a fleet's; `dir` is made for the copy of it.
+    pub fn in_fleet(vault: Arc<Vault>, dir: &Path) -> Result<Arc<Self>, AcmeError> {
         let made = private_files::make_dir(dir);
-        let mut made = made.and_then(|()| private_files::can_create(dir));
-        for folder in inner {
-            made = made.and_then(|()| private_files::make_dir(&dir.join(folder)));
-        }
+        let made = made.and_then(|()| private_files::can_create(dir));
         made.map_err(|source| AcmeError {
             dir: dir.to_owned(),
             source,
         })?;
-        Ok(Arc::new(store))
+        Ok(Arc::new(Self::on(Box::new(Shared(vault)))))
     }
 
     /// The same without a trace: what would keep it from being made is an error, too.
@@ -104,12 +95,12 @@ impl AcmeStore {
             dir: dir.to_owned(),
             source,
         })?;
-        Ok(Arc::new(Self::at(dir)))
+        Ok(Arc::new(Self::on(Box::new(Folder::at(dir)))))
     }
 
-    fn at(dir: &Path) -> Self {
+    fn on(shelf: Box<dyn Shelf>) -> Self {
         Self {
-            dir: dir.to_owned(),
+            shelf,
             certificates: ArcSwap::default(),
             reading: Mutex::default(),
         }
@@ -131,10 +122,6 @@ impl AcmeStore {
         certificates.values().map(|stored| stored.not_after).min()
     }
 
-    fn certificate_path(&self, name: &str) -> PathBuf {
-        self.dir.join(CERTIFICATES).join(format!("{name}.pem"))
-    }
-
     /// Reads the certificates of these names, as far as they have changed, and lets go of all
     /// others.
     pub(super) fn refresh<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
@@ -143,8 +130,8 @@ impl AcmeStore {
         let now = Timestamp::now();
         let mut damaged_now = BTreeMap::new();
         let found = names.into_iter().filter_map(|name| {
-            let (path, earlier) = (self.certificate_path(name), before.get(name));
-            let stamp = FileStamp::of(&path);
+            let (place, earlier) = (certificate_name(name), before.get(name));
+            let stamp = self.shelf.stamp(&place);
             if let (Ok(stamp), Some(earlier)) = (&stamp, earlier)
                 && earlier.is_kept
                 && earlier.stamp == *stamp
@@ -159,7 +146,7 @@ impl AcmeStore {
                 damaged_now.insert(name.clone(), known);
                 return Some((name.clone(), Arc::clone(earlier?)));
             }
-            let error = match stamp.and_then(|stamp| read(&path, stamp, now)) {
+            let error = match stamp.and_then(|stamp| self.read(&place, stamp, now)) {
                 Ok(stored) => return Some((name.clone(), Arc::new(stored))),
                 // It never had one.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && earlier.is_none() => {
@@ -168,8 +155,10 @@ impl AcmeStore {
                 Err(error) => error,
             };
             if known.is_none() {
-                let path = path.display();
-                tracing::warn!(name = %name, %path, %error, "a certificate cannot be read, and is ordered anew");
+                let path = self.shelf.place(&place);
+                // Others can read it, where it is another's.
+                let is_ordered = error.kind() != io::ErrorKind::PermissionDenied;
+                tracing::warn!(name = %name, %path, %error, is_ordered, "a certificate cannot be read");
             }
             damaged_now.insert(name.clone(), seen);
             let stays = Stored {
@@ -185,22 +174,26 @@ impl AcmeStore {
 
     /// Whether the directory has a certificate for a name, whatever it is.
     pub(super) fn keeps(&self, name: &str) -> bool {
-        self.certificate_path(name).exists()
+        self.shelf.stamp(&certificate_name(name)).is_ok()
+    }
+
+    /// An error if others have a certificate for a name which this gateway has no key to open.
+    pub(super) fn is_open(&self, name: &str) -> io::Result<()> {
+        match self.shelf.read(&certificate_name(name)) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Makes sure that there will be room for a certificate: one that is issued and cannot be kept
     /// counts at the CA all the same.
     pub(super) fn make_room(&self, name: &str) -> io::Result<Room> {
-        let folder = self.dir.join(CERTIFICATES);
-        let room = Room(folder.join(format!("{name}.room.{DRAFT}")));
-        let draft = folder.join(format!("{name}.room-draft.{DRAFT}"));
-        private_files::write_by(&draft, &room.0, &[&[0; ROOM]])?;
-        Ok(room)
+        self.shelf.make_room(name)
     }
 
     /// Keeps a certificate with its key, if it is one for this name and not older than what is there;
     /// otherwise says what is wrong with it.
-    pub(super) fn save(
+    pub(super) async fn save(
         &self,
         name: &str,
         key: &str,
@@ -225,84 +218,100 @@ impl AcmeStore {
             let what = "the certificate that the CA has issued has expired already";
             return Ok(Err(what.to_owned()));
         }
-        private_files::write(&self.certificate_path(name), text.as_bytes())?;
+        let place = certificate_name(name);
+        self.shelf.write(&place, text.as_bytes()).await?;
         Ok(Ok(()))
     }
 
     /// Takes away what a gateway that died in the middle of an order has left: challenges, and drafts
     /// of files.
-    pub(super) fn sweep(&self) {
-        let now = Timestamp::now();
-        let is_old = |entry: &fs::DirEntry, age: SignedDuration| {
-            let modified = entry.metadata().and_then(|found| found.modified());
-            let modified = modified.ok().and_then(|at| Timestamp::try_from(at).ok());
-            modified.is_some_and(|at| now.duration_since(at) > age)
-        };
-        for folder in [
-            self.dir.clone(),
-            self.dir.join(CERTIFICATES),
-            self.dir.join(CHALLENGES),
-            self.dir.join(FAILURES),
-        ] {
-            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let path = entry.path();
-                let is_draft = path.extension().is_some_and(|ending| ending == DRAFT);
-                let age = match folder.ends_with(FAILURES) && !is_draft {
-                    true => FORGOTTEN,
-                    false => LEFT_BEHIND,
-                };
-                let is_certificate = !is_draft && !folder.ends_with(CHALLENGES) && age != FORGOTTEN;
-                if !is_certificate && path.is_file() && is_old(&entry, age) {
-                    // Another gateway may have been quicker.
-                    let _gone = fs::remove_file(path);
-                }
-            }
-        }
+    pub(super) async fn sweep(&self) {
+        self.shelf.sweep().await;
     }
 
     /// What is known of a name's last failed orders; a file that cannot be read says nothing.
     pub(super) fn failure(&self, name: &str) -> Option<Failure> {
-        let text = fs::read(self.failure_path(name)).ok()?;
+        let text = self.shelf.read(&failure_name(name)).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
     /// Keeps it for whoever starts later, or orders beside this gateway.
-    pub(super) fn save_failure(&self, name: &str, failure: &Failure) -> io::Result<()> {
-        private_files::write(&self.failure_path(name), &serde_json::to_vec(failure)?)
+    pub(super) async fn save_failure(&self, name: &str, failure: &Failure) -> io::Result<()> {
+        let text = serde_json::to_vec(failure)?;
+        self.shelf.write(&failure_name(name), &text).await
     }
 
     /// An order has succeeded.
-    pub(super) fn forget_failure(&self, name: &str) -> io::Result<()> {
-        private_files::remove(&self.failure_path(name))
-    }
-
-    fn failure_path(&self, name: &str) -> PathBuf {
-        self.dir.join(FAILURES).join(format!("{name}.json"))
+    pub(super) async fn forget_failure(&self, name: &str) -> io::Result<()> {
+        self.shelf.remove(&failure_name(name)).await
     }
 
     /// The credentials of the account at a CA.
     pub(super) fn account(&self, directory: &str) -> io::Result<Option<Vec<u8>>> {
-        match fs::read(self.account_path(directory)) {
+        match self.shelf.read(&account_name(directory)) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    pub(super) fn save_account(&self, directory: &str, text: &[u8]) -> io::Result<()> {
-        private_files::write(&self.account_path(directory), text)
+    pub(super) async fn save_account(&self, directory: &str, text: &[u8]) -> io::Result<()> {
+        self.shelf.write(&account_name(directory), text).await
     }
 
-    fn account_path(&self, directory: &str) -> PathBuf {
-        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-        let name: String = directory.chars().map(plain).collect();
-        self.dir.join(format!("account-{name}.json"))
+    /// The key of an account that may not be there yet.
+    pub(super) fn account_key(&self, directory: &str) -> io::Result<Option<Vec<u8>>> {
+        match self.shelf.read(&account_key_name(directory)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn save_account_key(&self, directory: &str, text: &[u8]) -> io::Result<()> {
+        self.shelf.write(&account_key_name(directory), text).await
+    }
+
+    pub(super) async fn forget_account_key(&self, directory: &str) -> io::Result<()> {
+        self.shelf.remove(&account_key_name(directory)).await
     }
 
     /// The name's lock, unless another process or task has it.
-    pub(super) fn try_lock(&self, name: &str) -> io::Result<Option<Lock>> {
-        Lock::try_acquire(&self.dir.join(LOCKS).join(name))
+    pub(super) async fn try_lock(&self, name: &str) -> io::Result<Option<NameLock>> {
+        self.shelf.try_lock(name).await
     }
+
+    fn read(&self, place: &str, stamp: Stamp, at: Timestamp) -> io::Result<Stored> {
+        let parsed = parse(&self.shelf.read(place)?);
+        let parsed = parsed.map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+        Ok(Stored {
+            certified: Arc::new(parsed.certified),
+            not_before: parsed.not_before,
+            not_after: parsed.not_after,
+            identifier: parsed.identifier,
+            is_kept: true,
+            stamp,
+            at,
+        })
+    }
+}
+
+fn certificate_name(name: &str) -> String {
+    format!("{CERTIFICATES}{name}.pem")
+}
+
+fn failure_name(name: &str) -> String {
+    format!("{FAILURES}{name}.json")
+}
+
+fn account_name(directory: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let name: String = directory.chars().map(plain).collect();
+    format!("account-{name}.json")
+}
+
+fn account_key_name(directory: &str) -> String {
+    format!("new-{}", account_name(directory))
 }
 
 impl fmt::Debug for AcmeStore {
@@ -344,32 +353,19 @@ fn is_for(certified: &CertifiedKey, name: &str) -> bool {
     leaf.verify_is_valid_for_subject_name(&name).is_ok()
 }
 
-fn read(path: &Path, stamp: FileStamp, at: Timestamp) -> io::Result<Stored> {
-    let parsed = parse(&fs::read(path)?);
-    let parsed = parsed.map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
-    Ok(Stored {
-        certified: Arc::new(parsed.certified),
-        not_before: parsed.not_before,
-        not_after: parsed.not_after,
-        identifier: parsed.identifier,
-        is_kept: true,
-        stamp,
-        at,
-    })
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        // It may be gone with the directory.
-        let _gone = fs::remove_file(&self.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use jiff::SignedDuration;
+
+    use super::super::shelf::{CHALLENGES, LEFT_BEHIND};
     use super::*;
+
+    fn path_of(dir: &Path, name: &str) -> PathBuf {
+        dir.join(certificate_name(name))
+    }
 
     /// A key and a certificate in PEM.
     fn made(name: &str) -> (String, String) {
@@ -381,8 +377,9 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
     }
 
-    #[test]
-    fn a_certificate_is_found_by_every_gateway_on_the_directory_and_its_file_is_its_owner_s() {
+    #[tokio::test]
+    async fn a_certificate_is_found_by_every_gateway_on_the_directory_and_its_file_is_its_owner_s()
+    {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("acme");
         AcmeStore::rehearse(&place).unwrap();
@@ -392,26 +389,27 @@ mod tests {
             AcmeStore::open(&place).unwrap(),
         );
         let (key, chain) = made("a.test");
-        one.save("a.test", &key, &chain).unwrap().unwrap();
+        one.save("a.test", &key, &chain).await.unwrap().unwrap();
         let names = ["a.test".to_owned(), "b.test".to_owned()];
         other.refresh(&names);
         assert!(other.find("a.test").is_some() && other.find("b.test").is_none());
-        assert_eq!(mode(&one.certificate_path("a.test")), 0o600);
+        assert_eq!(mode(&path_of(&place, "a.test")), 0o600);
         for folder in [&place, &place.join(CERTIFICATES)] {
             assert_eq!(mode(folder), 0o700);
         }
         // Who comes to a file that is broken has none.
-        fs::write(one.certificate_path("a.test"), &chain).unwrap();
+        fs::write(path_of(&place, "a.test"), &chain).unwrap();
         one.refresh(&names);
         assert!(one.find("a.test").is_none());
     }
 
-    #[test]
-    fn what_was_read_stays_in_force_when_its_file_is_damaged_or_gone_and_comes_back_with_it() {
+    #[tokio::test]
+    async fn what_was_read_stays_in_force_when_its_file_is_damaged_or_gone_and_comes_back_with_it()
+    {
         let dir = tempfile::tempdir().unwrap();
         let store = AcmeStore::open(dir.path()).unwrap();
         let ((key, chain), names) = (made("a.test"), ["a.test".to_owned()]);
-        let (path, good) = (store.certificate_path("a.test"), format!("{key}{chain}"));
+        let (path, good) = (path_of(dir.path(), "a.test"), format!("{key}{chain}"));
         let (_, other_chain) = made("a.test");
         for bad in [
             None,
@@ -435,12 +433,12 @@ mod tests {
         assert!(store.find("a.test").is_none());
     }
 
-    #[test]
-    fn nothing_but_a_certificate_for_the_name_with_its_key_takes_the_place_of_one() {
+    #[tokio::test]
+    async fn nothing_but_a_certificate_for_the_name_with_its_key_takes_the_place_of_one() {
         let dir = tempfile::tempdir().unwrap();
         let store = AcmeStore::open(dir.path()).unwrap();
         let (names, (key, chain)) = (["a.test".to_owned()], made("a.test"));
-        store.save("a.test", &key, &chain).unwrap().unwrap();
+        store.save("a.test", &key, &chain).await.unwrap().unwrap();
         store.refresh(&names);
         let (_, of_another_key) = made("a.test");
         let mut params = rcgen::CertificateParams::new(names.to_vec()).unwrap();
@@ -451,7 +449,11 @@ mod tests {
         let other_name = params.self_signed(&signer).unwrap().pem();
         let all = ["<html>", "", &of_another_key, &expired, &other_name];
         for (wrong, told) in all.into_iter().zip(["no", "no", "key", "expired", "name"]) {
-            let said = store.save("a.test", &key, wrong).unwrap().unwrap_err();
+            let said = store
+                .save("a.test", &key, wrong)
+                .await
+                .unwrap()
+                .unwrap_err();
             assert!(said.contains(told), "{said}");
         }
         store.refresh(&names);
@@ -461,11 +463,11 @@ mod tests {
         let mut params = params.unwrap();
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
         let expired = params.self_signed(&signer).unwrap().pem();
-        store.save("c.test", &key, &expired).unwrap().unwrap();
+        store.save("c.test", &key, &expired).await.unwrap().unwrap();
     }
 
-    #[test]
-    fn an_order_has_its_room_on_the_disk_before_it_begins_and_leaves_nothing() {
+    #[tokio::test]
+    async fn an_order_has_its_room_on_the_disk_before_it_begins_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let store = AcmeStore::open(dir.path()).unwrap();
         let certificates = dir.path().join(CERTIFICATES);
@@ -478,8 +480,8 @@ mod tests {
         assert!(store.make_room("a.test").is_err());
     }
 
-    #[test]
-    fn what_a_dead_gateway_has_left_is_taken_away_and_what_is_new_stays() {
+    #[tokio::test]
+    async fn what_a_dead_gateway_has_left_is_taken_away_and_what_is_new_stays() {
         let dir = tempfile::tempdir().unwrap();
         let store = AcmeStore::open(dir.path()).unwrap();
         let challenges = dir.path().join(CHALLENGES);
@@ -501,22 +503,22 @@ mod tests {
             let file = fs::File::options().write(true).open(path).unwrap();
             file.set_modified(long_ago.into()).unwrap();
         }
-        store.sweep();
+        store.sweep().await;
         assert!(old.iter().all(|path| !path.exists()));
         assert!(stay.iter().chain([&kept]).all(|path| path.exists()));
     }
 
-    #[test]
-    fn a_name_s_lock_is_one_holder_s_and_ends_with_it() {
+    #[tokio::test]
+    async fn a_name_s_lock_is_one_holder_s_and_ends_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let (one, other) = (
             AcmeStore::open(dir.path()).unwrap(),
             AcmeStore::open(dir.path()).unwrap(),
         );
-        let held = one.try_lock("a.test").unwrap().unwrap();
-        assert!(other.try_lock("a.test").unwrap().is_none());
-        assert!(other.try_lock("b.test").unwrap().is_some());
+        let held = one.try_lock("a.test").await.unwrap().unwrap();
+        assert!(other.try_lock("a.test").await.unwrap().is_none());
+        assert!(other.try_lock("b.test").await.unwrap().is_some());
         drop(held);
-        assert!(other.try_lock("a.test").unwrap().is_some());
+        assert!(other.try_lock("a.test").await.unwrap().is_some());
     }
 }

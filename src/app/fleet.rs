@@ -13,11 +13,11 @@ use serde_json::Map;
 
 use super::error::AppError;
 use super::membership::Membership;
-use crate::config::{Config, FleetConfig, FleetEngine, FleetRole, RouteConfig};
+use crate::config::{Config, FleetConfig, FleetEngine, FleetRole, ListenerConfig, RouteConfig};
 use crate::fleet::records::{Key, MemberRecord, to_hex};
 use crate::fleet::{
     Directory, Engine, EtcdEngine, IdentityFiles, MemoryEngine, Own, PeerIdentity, Placement, Role,
-    snapshot,
+    Vault, snapshot,
 };
 use crate::router::RouteChange;
 
@@ -147,6 +147,24 @@ impl FleetParts {
         };
         (key, record)
     }
+}
+
+/// What the file of the last copy is called, in the folder of certificates.
+const COPY: &str = "fleet";
+
+/// What this gateway shares with the other fronts, if it has TLS for clients and keys to seal with.
+pub(super) fn vault_of(config: &Config) -> Result<Option<Arc<Vault>>, String> {
+    let tls = |listener: &ListenerConfig| listener.tls.is_some();
+    let has_tls = config.listener.iter().any(tls) || config.ingress.tls.is_some();
+    let Some(fleet) = config.fleet.as_ref().filter(|_| has_tls) else {
+        return Ok(None);
+    };
+    let folder = match config.uses_acme() {
+        true => Some(&config.acme.dir),
+        false => config.tickets.dir.as_ref(),
+    };
+    let file = folder.map(|folder| folder.join(COPY));
+    Vault::open(fleet, engine_of(fleet)?, file).map_err(|error| error.to_string())
 }
 
 /// The change without routes of the file, which go before.

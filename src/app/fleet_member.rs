@@ -5,8 +5,11 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::fleet::{FleetParts, beside};
@@ -15,7 +18,7 @@ use super::published::PublishedHost;
 use crate::config::{FleetConfig, FleetPublish, RouteConfig};
 use crate::fleet::presence::{Ending, keep_record};
 use crate::fleet::publisher::publish;
-use crate::fleet::{Sink, Step, follow, follow_keys, snapshot};
+use crate::fleet::{Sink, Step, Vault, follow, follow_keys, snapshot};
 
 /// Follows the directory and publishes until it drains; says that it is there until it has ended.
 pub(super) fn run(
@@ -48,6 +51,27 @@ pub(super) fn run(
         let host = PublishedHost::new(handle, fleet);
         spawn(publish(Arc::clone(&parts.directory), Arc::new(host)).boxed());
     }
+}
+
+/// How long after a change of what fronts share new connections get it, at the latest.
+const CALM: Duration = Duration::from_millis(250);
+
+/// Follows what the fleet's fronts share, and uses it; never ends.
+pub(super) async fn share(vault: Arc<Vault>, handle: AppHandle) {
+    let mut changes = vault.changes();
+    let using = async {
+        while changes.changed().await.is_ok() {
+            // An order makes several.
+            sleep(CALM).await;
+            changes.borrow_and_update();
+            let certificates = handle.clone();
+            let looking = spawn_blocking(move || certificates.refresh_certificates());
+            if let Err(error) = looking.await {
+                tracing::error!(%error, "the old certificates stay");
+            }
+        }
+    };
+    tokio::join!(vault.run(), using);
 }
 
 impl Sink for AppHandle {

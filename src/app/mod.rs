@@ -50,6 +50,7 @@ use crate::acme::Acme;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::drain::Drain;
+use crate::fleet::Vault;
 use crate::fleet::presence::Ending;
 use crate::hold::Hold;
 use crate::keep_warm::keep_warm;
@@ -78,6 +79,8 @@ pub struct App {
     threads: WorkerThreads,
     /// The socket for other members of the fleet.
     members: Option<Listener>,
+    /// What it shares with the other fronts of its fleet.
+    vault: Option<Arc<Vault>>,
 }
 
 // === impl App ===
@@ -113,6 +116,7 @@ impl App {
             holds,
             metrics,
             tracer,
+            vault,
             ..
         } = prepared;
         let reuse_port = config.server.reuse_port;
@@ -218,6 +222,7 @@ impl App {
             stop,
             threads,
             members: None,
+            vault,
         };
         if let Some((fleet, parts)) = fleet.zip(parts_of_fleet) {
             app.join(parts.membership(&fleet), &mut inherited)?;
@@ -377,6 +382,16 @@ impl App {
             };
             let background = &self.background;
             fleet_member::run(parts, &self.running, fleet, listening, background, &ending);
+        }
+
+        if let Some(vault) = &self.vault {
+            // An order may be under way while it drains.
+            let sharing = fleet_member::share(Arc::clone(vault), self.running.clone());
+            let (stop, vault) = (self.stop.clone(), Arc::clone(vault));
+            self.background.spawn(async move {
+                stop.run_until_cancelled(sharing).await.unwrap_or(());
+                vault.let_go().await;
+            });
         }
 
         if let Some(acme) = &running.acme {

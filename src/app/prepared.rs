@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::fleet::{engine_of, identity_of, snapshot_folder};
+use super::fleet::{engine_of, identity_of, snapshot_folder, vault_of};
 use crate::acme::{AcmeError, AcmeStore};
 use crate::config::{
     Config, ConfigError, HypemanConfig, ListenerConfig, Problem, TlsConfig, TlsSource,
     address_problems,
 };
-use crate::fleet::SealKeys;
+use crate::fleet::{SealKeys, Vault};
 use crate::instance_tls::{TlsProfiles, TlsSetupError};
 use crate::listener::{
     ListenerSettings, TicketRing, TicketRingError, TlsError, TlsParts, is_v6_only, probe,
@@ -40,6 +40,8 @@ pub struct Prepared {
     pub(super) tracer: Tracer,
     /// The holds by which workloads keep their instances awake.
     pub(super) holds: Arc<Holds>,
+    /// What it shares with the other fronts of its fleet.
+    pub(super) vault: Option<Arc<Vault>>,
     warnings: Vec<Problem>,
 }
 
@@ -55,12 +57,25 @@ impl Prepared {
     /// Prepares a gateway that is to be run: an internal CA that is not there yet is founded.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let (mut tls, mut problems) = (TlsParts::default(), Vec::new());
-        match TicketRing::open(&config.tickets) {
-            Ok(tickets) => tls.tickets = tickets,
-            Err(error) => problems.push(ticket_problem(&error)),
+        // What is wrong with the fleet's files is told with all that is.
+        let vault = vault_of(config).unwrap_or_default();
+        match &vault {
+            Some(vault) => {
+                let ring = TicketRing::in_fleet(Arc::clone(vault), config.tickets.rotate);
+                tls.tickets = Some(ring);
+            }
+            None => match TicketRing::open(&config.tickets) {
+                Ok(tickets) => tls.tickets = tickets,
+                Err(error) => problems.push(ticket_problem(&error)),
+            },
         }
         if config.uses_acme() {
-            match AcmeStore::open(&config.acme.dir) {
+            let dir = &config.acme.dir;
+            let store = match &vault {
+                Some(vault) => AcmeStore::in_fleet(Arc::clone(vault), dir),
+                None => AcmeStore::open(dir),
+            };
+            match store {
                 Ok(store) => tls.acme = Some(store),
                 Err(error) => problems.push(acme_problem(&error)),
             }
@@ -78,7 +93,11 @@ impl Prepared {
         });
         let load = |listener: &ListenerConfig| ListenerSettings::new(listener, &tls);
         let prepared = Self::with(config, problems, (metrics, holds), &load);
-        prepared.map(|prepared| Self { tls, ..prepared })
+        prepared.map(|prepared| Self {
+            tls,
+            vault,
+            ..prepared
+        })
     }
 
     /// Prepares one that is not, without a trace. To be heard and not to be served, it also warns
@@ -194,6 +213,7 @@ impl Prepared {
                 metrics,
                 tracer,
                 holds,
+                vault: None,
                 warnings,
             }),
             false => Err(ConfigError { problems }),

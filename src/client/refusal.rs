@@ -2,8 +2,9 @@
 //!
 //! Guarantees: nothing is in it that was not read with certainty.
 
-use http::Method;
+use http::header::ACCEPT;
 use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request};
 
 /// Bytes that are no request, as far as anything is known of them.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub struct Refusal {
     pub method: Option<Method>,
     /// The target, if the start line was read as a whole.
     pub target: Option<PathAndQuery>,
+    /// What the client wants to read, if that was read.
+    pub accept: Option<HeaderValue>,
 }
 
 /// Why bytes are no request.
@@ -34,4 +37,21 @@ pub enum RefusalReason {
     /// The head is large, and the client has as much in the gateway's memory as it may have.
     #[error("the client's requests take too much memory together")]
     NoRoom,
+    /// A request in clear at a listener with TLS.
+    #[error("the request came in clear to a port with TLS")]
+    WrongScheme,
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// A request that is readable, and is not answered for another reason.
+    pub fn of_request<B>(reason: RefusalReason, request: &Request<B>) -> Self {
+        Self {
+            reason,
+            method: Some(request.method().clone()),
+            target: request.uri().path_and_query().cloned(),
+            accept: request.headers().get(ACCEPT).cloned(),
+        }
+    }
 }

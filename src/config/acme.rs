@@ -42,7 +42,8 @@ settings! {
         /// Whether names that are captures of a route's host get certificates when a client asks for
         /// them. Only those do whose instance exists by the control plane's word.
         pub on_demand: bool = false;
-        /// Where accounts and certificates are kept; gateways may share it.
+        /// Where accounts and certificates are kept; gateways may share it. In a fleet with
+        /// `fleet.key_file` fronts share them by its directory, and here is a sealed copy.
         pub dir: PathBuf = "/var/lib/wakegate/acme".into();
         /// The roots of the CA's own server, PEM, in place of the system's.
         #[serde(skip_serializing_if = "Option::is_none")]

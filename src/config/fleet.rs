@@ -93,7 +93,7 @@ settings! {
         #[serde(skip_serializing_if = "Option::is_none")]
         pub identity: Option<FleetIdentity> = None, by read_identity;
         /// A file with the keys of the directory's secrets, one a line, base64 of 32 bytes: the first
-        /// seals, all open.
+        /// seals, all open. With it, fronts share certificates and the keys of session tickets.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub key_file: Option<PathBuf> = None;
         /// A file with the last copy of the directory, for a start while it does not answer.

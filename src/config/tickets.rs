@@ -20,7 +20,8 @@ settings! {
     #[cfg_attr(test, derive(JsonSchema))]
     pub struct TicketsConfig {
         /// Where the keys are kept, for a restart and for other gateways on the same directory.
-        /// Without it they are in memory, and each listener has its own.
+        /// Without it they are in memory, and each listener has its own. Fronts of a fleet with
+        /// `fleet.key_file` share them by its directory instead.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub dir: Option<PathBuf> = None;
         /// How often a new key takes the place of the current one, and how long the old one's

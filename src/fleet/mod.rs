@@ -20,6 +20,7 @@ mod routes;
 pub mod seal;
 pub mod snapshot;
 pub mod status;
+pub mod vault;
 
 pub use directory::{Directory, Own};
 pub use engine::{Engine, EngineError};
@@ -31,3 +32,4 @@ pub use placement::{Claim, Member, Place, Placement, Role};
 pub use routes::RouteLine;
 pub use seal::{SealError, SealKeys};
 pub use status::FleetStatus;
+pub use vault::{Vault, VaultError, VaultLock};

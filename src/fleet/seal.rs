@@ -45,6 +45,9 @@ pub enum SealError {
         "does not open with the key {0}: it was changed, or sealed for another key of the directory"
     )]
     Changed(String),
+    /// Anybody could have written it.
+    #[error("is not sealed")]
+    Plain,
     /// There is no randomness, or nothing can be sealed.
     #[error("cannot be sealed")]
     Seal,
@@ -164,6 +167,14 @@ impl SealKeys {
         let length = opened.map_err(|_| changed())?.len();
         data.truncate(length);
         Ok(Cow::Owned(data))
+    }
+
+    /// The same for a value that nobody writes unsealed.
+    pub fn open_sealed(&self, name: &str, value: &[u8]) -> Result<Vec<u8>, SealError> {
+        match self.open(name, value)? {
+            Cow::Owned(opened) => Ok(opened),
+            Cow::Borrowed(_) => Err(SealError::Plain),
+        }
     }
 
     /// Whether a value is sealed with the key that seals; always, where there are no keys.

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: all that comes before a request (a PROXY header, a `ClientHello` and the handshake,
 //! HTTP/2's preface) has one deadline, `header_timeout` after the connection was accepted; nothing
-//! resets it.
+//! resets it; whoever speaks HTTP in clear where TLS is spoken is told so, and nothing else is done for it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -238,11 +238,9 @@ async fn open<S: Service>(
     metrics: &Metrics,
 ) -> io::Result<Opened> {
     let from = |tls| Downstream {
-        client,
-        local,
         tls,
-        peer: None,
         is_asking: settings.mode == ListenerMode::Wake,
+        ..Downstream::in_clear(client, local)
     };
     if let Some(members) = &settings.members {
         let greeting = greet_member(stream, &members.config, metrics);
@@ -276,9 +274,20 @@ async fn open<S: Service>(
             Ok(Opened::Clear(stream, from(None), h2))
         }
         (ListenerMode::Http | ListenerMode::Wake, Some(tls)) => {
+            let counted = Handshake::new(metrics);
+            if begins_in_clear(&mut stream).await? {
+                // It is counted as the handshake that did not come.
+                drop(counted);
+                let h2 = speaks_h2(&mut stream).await?;
+                let from = Downstream {
+                    is_misplaced: true,
+                    ..from(None)
+                };
+                return Ok(Opened::Clear(stream, from, h2));
+            }
             let from_where = (client.ip(), local.port());
             let (stream, session) =
-                Box::pin(handshake(stream, tls, service, from_where, metrics)).await?;
+                Box::pin(handshake(stream, tls, service, from_where, counted)).await?;
             Ok(Opened::Secure(stream, from(Some(session))))
         }
     }
@@ -290,9 +299,8 @@ async fn handshake<S: Service>(
     tls: &Tls,
     service: &S,
     (client, port): (IpAddr, u16),
-    metrics: &Metrics,
+    mut handshake: Handshake<'_>,
 ) -> io::Result<(Box<TlsStream<Socket>>, TlsSession)> {
-    let mut handshake = Handshake::new(metrics);
     let client_hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let sni: Option<Arc<str>> = client_hello.client_hello().server_name().map(Arc::from);
     if is_challenge(&client_hello.client_hello()) {
@@ -366,6 +374,14 @@ fn client_certificate(leaf: &CertificateDer<'_>) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!(":{}:", BASE64.encode(leaf))).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+/// Whether the client begins with a letter, as a method does and no record of TLS (RFC 8446 §5.1).
+async fn begins_in_clear(stream: &mut Socket) -> io::Result<bool> {
+    if stream.peeked().is_empty() {
+        stream.peek_more(4096).await?;
+    }
+    Ok(stream.peeked().first().is_some_and(u8::is_ascii_alphabetic))
 }
 
 /// Whether the client begins with HTTP/2's preface ("prior knowledge", RFC 9113 §3.3).

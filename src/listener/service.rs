@@ -30,6 +30,8 @@ pub struct Downstream {
     pub peer: Option<Arc<PeerName>>,
     /// Whether it is another proxy that asks where instances are, and its requests go to none.
     pub is_asking: bool,
+    /// Whether it speaks in clear where TLS is spoken, so that no request of its is answered.
+    pub is_misplaced: bool,
 }
 
 /// The result of a TLS handshake.
@@ -121,6 +123,22 @@ pub trait Service: Clone + Send + Sync + 'static {
         connection: RawConnection,
         buffers: ClientBuffers,
     ) -> impl Future<Output = ()> + Send;
+}
+
+// === impl Downstream ===
+
+impl Downstream {
+    /// A client in clear.
+    pub(super) fn in_clear(client: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            client,
+            local,
+            tls: None,
+            peer: None,
+            is_asking: false,
+            is_misplaced: false,
+        }
+    }
 }
 
 // === impl TlsSession ===

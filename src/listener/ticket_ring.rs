@@ -1,4 +1,4 @@
-//! The keys of session tickets, in a directory that gateways share.
+//! The keys of session tickets, in a directory that gateways share, which may be a fleet's.
 //!
 //! Guarantees: a ticket of one gateway resumes at any other on the same directory, and after a
 //! restart; every gateway knows a key before the first ticket is sealed with it; a key is forgotten
@@ -21,10 +21,14 @@ use rustls::server::ProducesTickets;
 
 use crate::config::TicketsConfig;
 use crate::file_stamp::FileStamp;
+use crate::fleet::Vault;
+use crate::fleet::vault::Version;
 use crate::private_files::{self, Lock, can_create};
 
 const RING: &str = "ring";
 const LOCK: &str = "ring.lock";
+/// What a fleet's directory calls it.
+const SHARED: &str = "tickets/ring";
 /// The first and the last line of a ring, so that a part of one is none.
 const FIRST: &str = "wakegate ticket keys 1";
 const LAST: &str = "end";
@@ -44,15 +48,25 @@ pub struct TicketRingError {
 
 /// The keys that tickets are sealed and opened with.
 pub struct TicketRing {
-    dir: PathBuf,
+    place: Place,
     rotate: Duration,
     keys: ArcSwap<Vec<Arc<Key>>>,
     look: Mutex<Look>,
 }
 
+/// Where the keys are.
+enum Place {
+    /// In a folder.
+    Folder(PathBuf),
+    /// In the directory of a fleet.
+    Fleet(Arc<Vault>),
+}
+
 /// The last look at the file.
 #[derive(Default)]
 struct Look {
+    /// The same in a fleet's directory.
+    version: Option<Version>,
     /// How it stood, and when that was seen.
     stamp: Option<(FileStamp, Timestamp)>,
     /// What was wrong then.
@@ -82,7 +96,7 @@ impl TicketRing {
         let Some(dir) = &config.dir else {
             return Ok(None);
         };
-        let ring = Self::new(dir, config.rotate);
+        let ring = Self::new(Place::Folder(dir.clone()), config.rotate);
         let failed = |source| TicketRingError {
             dir: dir.clone(),
             source,
@@ -91,6 +105,13 @@ impl TicketRing {
         can_create(dir).map_err(failed)?;
         ring.refresh_at(Timestamp::now());
         Ok(Some(Arc::new(ring)))
+    }
+
+    /// One that fronts of a fleet share.
+    pub fn in_fleet(vault: Arc<Vault>, rotate: Duration) -> Arc<Self> {
+        let ring = Self::new(Place::Fleet(vault), rotate);
+        ring.refresh_at(Timestamp::now());
+        Arc::new(ring)
     }
 
     /// What would keep the ring from being opened, and what is wrong with its file, without a trace.
@@ -110,9 +131,9 @@ impl TicketRing {
         }
     }
 
-    fn new(dir: &Path, rotate: Duration) -> Self {
+    fn new(place: Place, rotate: Duration) -> Self {
         Self {
-            dir: dir.to_owned(),
+            place,
             rotate,
             keys: ArcSwap::default(),
             look: Mutex::default(),
@@ -129,7 +150,62 @@ impl TicketRing {
     }
 
     fn refresh_at(&self, now: Timestamp) {
-        let (path, mut look) = (self.dir.join(RING), self.look());
+        let mut look = self.look();
+        let trouble_now = match &self.place {
+            Place::Folder(dir) => self.refresh_folder(dir, now, &mut look),
+            Place::Fleet(vault) => self.refresh_shared(vault, now.as_second(), &mut look),
+        };
+        if let Some(text) = &trouble_now
+            && look.trouble.as_ref() != Some(text)
+        {
+            tracing::warn!(trouble = %text, "the keys of session tickets are not shared as they should be");
+        }
+        look.trouble = trouble_now;
+    }
+
+    /// Takes the keys that are in the directory, and offers it those that are due: of fronts that want to at
+    /// once, one is heard. Until the directory answers, the keys are this front's alone. What is wrong.
+    fn refresh_shared(&self, vault: &Vault, now: i64, look: &mut Look) -> Option<String> {
+        let version = vault.version(SHARED);
+        let (mut is_damaged, mut trouble) = (false, look.trouble.clone());
+        if version.is_none() || look.version != version {
+            let found = vault.read(SHARED);
+            let told = |error: &dyn fmt::Display| format!("{SHARED} in the directory: {error}");
+            trouble = None;
+            match found {
+                Ok(None) => {}
+                Ok(Some(text)) => match read(&String::from_utf8_lossy(&text)) {
+                    Ok(keys) => self.keys.store(Arc::new(keys)),
+                    Err(error) => {
+                        trouble = Some(told(&error));
+                        is_damaged = true;
+                    }
+                },
+                Err(error) => {
+                    trouble = Some(told(&error));
+                    is_damaged = !error.is_of_another_key();
+                }
+            }
+            look.version = version;
+        }
+        let Some((keys, is_new)) = planned(&self.keys.load(), now, self.rotation()) else {
+            return Some("the system gives no random bytes".to_owned());
+        };
+        let text = text_of(&keys);
+        self.keys.store(Arc::new(keys));
+        // Keys that others can open, and this front cannot, are not replaced.
+        let is_ours = trouble.is_none() || is_damaged;
+        if vault.is_read() && is_ours && (is_new || is_damaged || version.is_none()) {
+            let replaces = version.map(|version| version.modified);
+            if let Err(error) = vault.offer(SHARED, text.as_bytes(), replaces) {
+                return Some(error.to_string());
+            }
+        }
+        trouble
+    }
+
+    fn refresh_folder(&self, dir: &Path, now: Timestamp, look: &mut Look) -> Option<String> {
+        let path = dir.join(RING);
         let stamp = FileStamp::of(&path).ok();
         let is_same = match (&stamp, &look.stamp) {
             (Some(stamp), Some((before, at))) => stamp == before && before.is_settled(*at),
@@ -152,16 +228,11 @@ impl TicketRing {
         }
         let second = now.as_second();
         is_due |= planned(&self.keys.load(), second, self.rotation()).is_none_or(|(_, new)| new);
-        if is_due && let Err(error) = self.renew(second) {
+        if is_due && let Err(error) = self.renew(dir, second) {
             let text = format!("{} cannot be written: {error}", path.display());
             trouble_now = Some(text);
         }
-        if let Some(text) = &trouble_now
-            && look.trouble.as_ref() != Some(text)
-        {
-            tracing::warn!(trouble = %text, "the keys of session tickets are not shared as they should be");
-        }
-        look.trouble = trouble_now;
+        trouble_now
     }
 
     fn rotation(&self) -> i64 {
@@ -172,9 +243,9 @@ impl TicketRing {
 
     /// Makes the keys that are due, alone: of gateways that want to at once, the later ones find
     /// what the first has made. Where nothing can be written, the keys are this gateway's alone.
-    fn renew(&self, now: i64) -> io::Result<()> {
-        let path = self.dir.join(RING);
-        let locked = Lock::acquire(&self.dir.join(LOCK));
+    fn renew(&self, dir: &Path, now: i64) -> io::Result<()> {
+        let path = dir.join(RING);
+        let locked = Lock::acquire(&dir.join(LOCK));
         if let Ok(Some(keys)) = read_file(&path) {
             self.keys.store(Arc::new(keys));
         }
@@ -354,150 +425,4 @@ fn trouble(path: &Path, error: &dyn fmt::Display) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-    use proptest::prelude::*;
-
-    const HOUR: i64 = 3600;
-
-    fn ring(dir: &Path, now: i64) -> TicketRing {
-        let ring = TicketRing::new(dir, Duration::from_secs(3600));
-        ring.refresh_at(at(now));
-        ring
-    }
-
-    /// Times are far from now, so that no file looks as if it had just been written.
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(4_000_000_000 + second).unwrap()
-    }
-
-    fn sealed(ring: &TicketRing, now: i64) -> Vec<u8> {
-        ring.seal(b"a session", at(now).as_second()).unwrap()
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o777
-    }
-
-    #[test]
-    fn a_ticket_opens_at_another_gateway_and_after_a_restart_and_not_when_it_is_changed() {
-        let dir = tempfile::tempdir().unwrap();
-        let (one, other) = (ring(dir.path(), 0), ring(dir.path(), 1));
-        let ticket = sealed(&one, 2);
-        assert_eq!(
-            other.open_ticket(&ticket).as_deref(),
-            Some(&b"a session"[..])
-        );
-        assert!(ring(dir.path(), 3).open_ticket(&ticket).is_some());
-        for place in [0, NAME, NAME + NONCE_LEN, ticket.len() - 1] {
-            let mut wrong = ticket.clone();
-            wrong[place] ^= 1;
-            assert_eq!(one.open_ticket(&wrong), None, "{place}");
-        }
-        for file in [RING, LOCK] {
-            assert_eq!(mode(&dir.path().join(file)), 0o600);
-        }
-    }
-
-    #[test]
-    fn the_next_key_is_known_before_it_is_used_and_an_old_one_for_one_rotation_after() {
-        let dir = tempfile::tempdir().unwrap();
-        let (one, other) = (ring(dir.path(), 0), ring(dir.path(), 0));
-        let early = sealed(&one, 0);
-        // It seals with the next key, and the other has not looked since.
-        one.refresh_at(at(HOUR));
-        let late = sealed(&one, HOUR);
-        assert_ne!(early[..NAME], late[..NAME]);
-        assert!(
-            other.open_ticket(&late).is_some(),
-            "the key was there before"
-        );
-        other.refresh_at(at(2 * HOUR - 1));
-        assert!(other.open_ticket(&early).is_some());
-        other.refresh_at(at(2 * HOUR));
-        assert!(other.open_ticket(&early).is_none() && other.open_ticket(&late).is_some());
-        // Nobody was there for long.
-        let ticket = sealed(&ring(dir.path(), 100 * HOUR), 100 * HOUR);
-        one.refresh_at(at(100 * HOUR + 1));
-        assert!(one.open_ticket(&ticket).is_some() && one.open_ticket(&late).is_none());
-    }
-
-    #[test]
-    fn a_damaged_ring_is_made_anew_and_said_without_a_key() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = TicketsConfig {
-            dir: Some(dir.path().to_owned()),
-            ..TicketsConfig::default()
-        };
-        assert_eq!(TicketRing::rehearse(&config).unwrap(), None);
-        let one = ring(dir.path(), 0);
-        let (path, ticket) = (dir.path().join(RING), sealed(&one, 0));
-        let whole = fs::read_to_string(&path).unwrap();
-        for damaged in [
-            "",
-            "nonsense",
-            whole.trim_end_matches("end\n"),
-            &whole.replace(' ', ""),
-        ] {
-            fs::write(&path, damaged).unwrap();
-            let told = TicketRing::rehearse(&config).unwrap().unwrap();
-            assert!(told.contains("ring cannot be used"), "{told}");
-            // Who was there before goes on with its keys, and shares them again.
-            one.refresh_at(at(5));
-            assert!(
-                ring(dir.path(), 5).open_ticket(&ticket).is_some(),
-                "{damaged:?}"
-            );
-        }
-        fs::write(&path, "nonsense").unwrap();
-        let fresh = ring(dir.path(), 6);
-        assert!(fresh.open_ticket(&ticket).is_none());
-        assert!(fresh.open_ticket(&sealed(&fresh, 6)).is_some());
-        assert_eq!(TicketRing::rehearse(&config).unwrap(), None);
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_is_refused_and_a_rehearsal_leaves_no_trace() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("file");
-        fs::write(&file, "x").unwrap();
-        let config = |dir: &Path| TicketsConfig {
-            dir: Some(dir.to_owned()),
-            ..TicketsConfig::default()
-        };
-        for wrong in [file.clone(), file.join("below")] {
-            assert!(TicketRing::rehearse(&config(&wrong)).is_err());
-            assert!(TicketRing::open(&config(&wrong)).is_err());
-        }
-        let fresh = dir.path().join("a/tickets");
-        TicketRing::rehearse(&config(&fresh)).unwrap();
-        assert!(!dir.path().join("a").exists());
-        TicketRing::open(&config(&fresh)).unwrap();
-        assert_eq!(mode(&fresh), 0o700);
-    }
-
-    proptest! {
-        #[test]
-        fn there_is_always_a_key_and_a_next_one_and_never_many(
-            steps in prop::collection::vec(0_i64..3 * HOUR, 1..40),
-        ) {
-            let (mut keys, mut now) = (Vec::new(), 0);
-            for step in steps {
-                now += step;
-                let (next, _) = planned(&keys, now, HOUR).unwrap();
-                prop_assert!(next.iter().any(|key| key.from <= now));
-                prop_assert!(next.iter().any(|key| key.from > now));
-                prop_assert!(next.len() <= 4, "{}", next.len());
-                keys = next;
-            }
-        }
-
-        #[test]
-        fn no_text_makes_it_panic(text: String) {
-            let _damaged = read(&text);
-            let _damaged = read(&format!("{FIRST}\n{text}{LAST}\n"));
-        }
-    }
-}
+mod tests;

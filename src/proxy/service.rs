@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{SET_COOKIE, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ACCEPT, SET_COOKIE, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
@@ -88,6 +88,9 @@ impl<P: ControlPlane> Gateway<P> {
     ) -> Response<GatewayBody> {
         let mut request = Request::new(None);
         *request.method_mut() = refusal.method.unwrap_or_else(unknown_method);
+        if let Some(accept) = refusal.accept {
+            request.headers_mut().insert(ACCEPT, accept);
+        }
         let fields = Fields::of(request.headers());
         let mut transaction = Box::new(self.begin(&request, fields, (peer, None)));
         transaction.log.target = refusal.target;

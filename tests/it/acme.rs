@@ -36,7 +36,7 @@ impl Drop for Tool {
 }
 
 /// A CA with a DNS in which every name is this machine.
-struct Pebble {
+pub(crate) struct Pebble {
     directory: String,
     management: SocketAddr,
     http: Reserved,
@@ -70,7 +70,7 @@ fn run(program: &str, arguments: &[&str], dir: &Path, sleeps: bool) -> Tool {
 
 impl Pebble {
     /// Starts it, unless this machine has none: then the test is skipped.
-    async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         Self::start_with(json!({}), false).await
     }
 
@@ -132,7 +132,7 @@ impl Pebble {
     }
 
     /// `[acme]`, which keeps all in `dir`.
-    fn acme(&self, dir: &Path, more: &str) -> String {
+    pub(crate) fn acme(&self, dir: &Path, more: &str) -> String {
         let (directory, ca) = (&self.directory, self.dir.path().join("ca.pem"));
         let (ca, dir) = (ca.display(), dir.display());
         format!(
@@ -142,7 +142,7 @@ impl Pebble {
     }
 
     /// Listeners where the CA looks.
-    fn listeners(&self, tls: &str) -> String {
+    pub(crate) fn listeners(&self, tls: &str) -> String {
         let (http, secure) = (self.http.address, self.tls.address);
         format!(
             "[[listener]]\naddress = \"{http}\"\n[[listener]]\naddress = \"{secure}\"\ntls = {tls}\n"
@@ -150,7 +150,7 @@ impl Pebble {
     }
 
     /// What a client trusts that trusts this CA.
-    async fn roots(&self) -> Arc<RootCertStore> {
+    pub(crate) async fn roots(&self) -> Arc<RootCertStore> {
         let ca = std::fs::read(self.dir.path().join("ca.pem")).unwrap();
         let client = reqwest::Client::builder()
             .no_proxy()

@@ -291,7 +291,8 @@ async fn a_ca_that_has_moved_its_resources_is_found_again_without_a_restart() {
     let all = |names: &[&str]| extra(&ca, &tls, dir.path(), names, "");
     let nowhere = format!("{}/gone", ca.directory.trim_end_matches("/dir"));
     ca.play(move |asked| match (asked.step, asked.count) {
-        (Step::Directory, 1) => {
+        // It is read for the account, and for the orders.
+        (Step::Directory, 1 | 2) => {
             let text = format!(
                 r#"{{"newNonce":"{0}/nonce","newAccount":"{0}/account","newOrder":"{1}"}}"#,
                 nowhere.trim_end_matches("/gone"),
@@ -535,6 +536,7 @@ async fn killed_at_each_request(plane: &Plane, is_lost: bool) {
         })
         .await;
         second.kill();
+        assert_eq!(ca.made(), number, "one account for each directory");
         if is_over {
             assert!(number > 8, "an order has more requests: {number}");
             return;

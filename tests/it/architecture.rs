@@ -32,6 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "backoff",
             "config",
             "file_stamp",
+            "fleet",
             "pem",
             "private_files",
             "telemetry",

@@ -28,7 +28,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::support::{Gateway, Plane, Wanted, eventually, route, spawn, wakegate};
+use crate::support::{
+    ConfigFile, Gateway, Lines, Plane, Program, Wanted, eventually, route, spawn, wakegate,
+};
 
 /// A refusal takes no longer, on a machine that is busy with much else.
 const SOON: Duration = Duration::from_secs(10);
@@ -173,9 +175,17 @@ async fn wakes(gateway: &Gateway, name: &str) -> Vec<serde_json::Value> {
     wakes.filter(|wake| wake["name"] == name).cloned().collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_refused_certificate_is_a_refusal_at_once_with_its_reason_and_one_restore() {
-    let (plane, authority) = (Plane::start().await, Authority::new());
+/// Names of instances whose TLS is refused, and what is said of it.
+const REFUSED: [(&str, &str); 5] = [
+    ("expired", "expired"),
+    ("named", "not for the name named.test"),
+    ("own", "self-signed"),
+    ("revoked", "revoked"),
+    ("clear", "does not speak TLS"),
+];
+
+/// Puts those instances to sleep; their ids, and their routes.
+async fn refused(plane: &Plane, authority: &Authority) -> (Vec<String>, String) {
     authority.issue_as("expired", &["expired.test"], |params| {
         (params.not_before, params.not_after) =
             (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
@@ -188,26 +198,60 @@ async fn a_refused_certificate_is_a_refusal_at_once_with_its_reason_and_one_rest
     let own = rcgen::generate_simple_self_signed(vec!["own.test".to_owned()]).unwrap();
     std::fs::write(authority.path("own.crt"), own.cert.pem()).unwrap();
     std::fs::write(authority.path("own.key"), own.signing_key.serialize_pem()).unwrap();
-    let crl = format!(", crl = {:?}", authority.path("crl.pem"));
-    let cases = [
-        ("expired", "", "expired"),
-        ("named", "", "not for the name named.test"),
-        ("own", "", "self-signed"),
-        ("revoked", crl.as_str(), "revoked"),
-        ("clear", "", "does not speak TLS"),
-    ];
-    let mut routes = String::new();
-    let mut ids = Vec::new();
-    for (name, more, _) in cases {
+    let crl = format!(", crl = \"{}\"", authority.path("crl.pem").display());
+    let (mut ids, mut routes) = (Vec::new(), String::new());
+    for (name, _) in REFUSED {
         let wanted = match name {
             "clear" => Wanted::hello(name),
             _ => authority.secure(name, name),
         };
+        let more = if name == "revoked" { &*crl } else { "" };
         ids.push(plane.asleep(wanted).await.id);
         routes.push_str(&route(name, &authority.believed("https", more)));
     }
+    (ids, routes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_why_a_certificate_is_refused_after_a_wake_and_when_it_is_awake() {
+    let (plane, authority) = (Plane::start().await, Authority::new());
+    let (_, routes) = refused(&plane, &authority).await;
+    let file = ConfigFile::new(&plane, "", &routes);
+    let mut program = Program::start(&["serve", "-c", file.path.to_str().unwrap()]);
+    let mut log = Lines::of(program.0.stderr.take().unwrap());
+    eventually("it serves", async || {
+        let ready = reqwest::get(format!("http://{}/readyz", file.admin)).await;
+        ready.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for (name, reason) in REFUSED {
+        for _ in 0..2 {
+            let asked = client.get(format!("http://{}/", file.listen));
+            let asked = asked.header("host", format!("{name}.test")).send();
+            assert_eq!(asked.await.unwrap().status(), 502, "{name}");
+        }
+        let says = |line: &String| {
+            let named = format!("name={name}");
+            line.contains(&named) && line.contains("upstream_tls") && line.contains(reason)
+        };
+        log.say("upstream_tls", 1).await;
+        eventually(&format!("{name}: {reason}"), async || {
+            log.say("upstream_tls", 1).await;
+            log.story.iter().any(says)
+        })
+        .await;
+    }
+    program.kill();
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_certificate_is_a_refusal_at_once_with_its_reason_and_one_restore() {
+    let (plane, authority) = (Plane::start().await, Authority::new());
+    let (ids, routes) = refused(&plane, &authority).await;
     let gateway = Gateway::start(&plane, &routes).await;
-    for ((name, _, reason), id) in cases.into_iter().zip(&ids) {
+    for ((name, reason), id) in REFUSED.into_iter().zip(&ids) {
         for _ in 0..2 {
             let began = Instant::now();
             let (status, code, _) = gateway.client().problem(name).await;

@@ -31,6 +31,7 @@ mod names {
 mod accounts;
 mod acme;
 mod acme_faults;
+mod acme_fleet;
 mod addresses;
 mod admin;
 mod admission;
@@ -42,6 +43,7 @@ mod browser;
 mod certificates;
 mod chaos;
 mod check;
+mod clear_on_tls;
 mod cli;
 mod client_certificates;
 mod clients;

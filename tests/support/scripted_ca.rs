@@ -10,7 +10,7 @@
     reason = "what no step has of its own is the same for all others"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,6 +113,8 @@ struct Stage {
     asked: Vec<Asked>,
     nonces: BTreeSet<String>,
     accounts: BTreeSet<usize>,
+    /// Which account a public key has.
+    keys: BTreeMap<String, usize>,
     orders: Vec<Order>,
     made: usize,
     /// Seconds from now on.
@@ -237,6 +239,7 @@ impl ScriptedCa {
                 asked: Vec::new(),
                 nonces: BTreeSet::new(),
                 accounts: BTreeSet::new(),
+                keys: BTreeMap::new(),
                 orders: Vec::new(),
                 made: 0,
                 life: (-3600, 90 * 86_400),
@@ -304,7 +307,14 @@ impl ScriptedCa {
 
     /// No account is known any more.
     pub fn forget_accounts(&self) {
-        self.stage().accounts.clear();
+        let mut stage = self.stage();
+        stage.accounts.clear();
+        stage.keys.clear();
+    }
+
+    /// How many accounts were made so far.
+    pub fn made(&self) -> usize {
+        self.stage().made
     }
 
     /// A certificate for a key of its own, in PEM: the key, and the chain.
@@ -475,8 +485,15 @@ impl Shared {
         let mut stage = self.stage();
         let number = match asked.step {
             Step::Account => {
-                stage.made += 1;
-                let id = stage.made;
+                let key = asked.protected["jwk"].to_string();
+                // RFC 8555 §7.3 and §7.3.1.
+                let known = stage.keys.get(&key).copied();
+                if known.is_none() && asked.payload["onlyReturnExisting"] == true {
+                    return problem(400, "accountDoesNotExist");
+                }
+                let id = known.unwrap_or(stage.made + 1);
+                stage.made = stage.made.max(id);
+                stage.keys.insert(key, id);
                 stage.accounts.insert(id);
                 let place = ("location", url(&format!("/account/{id}")));
                 return (201, vec![place], json!({ "status": "valid" }).to_string());

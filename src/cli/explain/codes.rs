@@ -57,6 +57,14 @@ pub(super) const CODES: &[Code] = &[
          closed after the answer.",
     ),
     code(
+        "wrong_scheme",
+        400,
+        "A request came in clear, over HTTP/1 or HTTP/2, to a listener with TLS.",
+        "Use https:// where the client has http://, or another port. A health checker or a balancer in front \
+         has to speak TLS to this listener, or to get one without. Nothing is woken, and the connection is \
+         closed after the answer.",
+    ),
+    code(
         "bad_handshake",
         400,
         "A request asks for a WebSocket at a route with tunnel.wake = \"first-frame\", and has no key of 16 \

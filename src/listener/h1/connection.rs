@@ -21,7 +21,7 @@ use super::exchange::Exchange;
 use super::handed_over::HandedOver;
 use super::head::Head;
 use super::input::Input;
-use crate::client::{Refusal, UpgradeOffer};
+use crate::client::{Refusal, RefusalReason, UpgradeOffer};
 use crate::config::ServerConfig;
 use crate::deadline::Deadline;
 use crate::drain::Drain;
@@ -108,8 +108,14 @@ where
                 // In a box, as what is seldom needed.
                 return Box::pin(connection.refuse(response, is_head)).await;
             }
-            if head.is_none() {
+            let Some(request) = head.as_ref().map(|head| &head.request) else {
                 return Ok(());
+            };
+            if from.0.is_misplaced {
+                let is_head = *request.method() == Method::HEAD;
+                let refusal = Refusal::of_request(RefusalReason::WrongScheme, request);
+                let response = service.refuse(refusal, &from.0);
+                return Box::pin(connection.refuse(response, is_head)).await;
             }
             // In a box, which is written to at once: it is large, and an idle connection is to be
             // small.

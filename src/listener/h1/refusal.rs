@@ -20,6 +20,7 @@ pub(super) fn refusal(error: Unreadable, bytes: &[u8]) -> Refusal {
         reason: reason(error),
         method,
         target,
+        accept: None,
     }
 }
 

@@ -117,6 +117,7 @@ impl Exchange {
                 reason,
                 method: Some(head.method),
                 target: head.uri.path_and_query().cloned(),
+                accept: None,
             };
             return (exchange, Err(Box::new(refusal)));
         }
@@ -159,6 +160,10 @@ impl Exchange {
         from: &(Downstream, S::ConnectionCache),
     ) -> Result<(), Broken> {
         let request = match request {
+            Ok(request) if from.0.is_misplaced => {
+                let refusal = Refusal::of_request(RefusalReason::WrongScheme, &request);
+                return Box::pin(self.refuse(refusal, service, from)).await;
+            }
             Ok(request) => request,
             // In a box, as what is seldom needed.
             Err(refusal) => return Box::pin(self.refuse(*refusal, service, from)).await,

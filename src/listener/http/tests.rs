@@ -199,13 +199,7 @@ fn limits() -> ConnectionLimits {
 }
 
 fn from() -> Downstream {
-    Downstream {
-        client: ([127, 0, 0, 1], 1).into(),
-        local: ([127, 0, 0, 1], 2).into(),
-        tls: None,
-        peer: None,
-        is_asking: false,
-    }
+    Downstream::in_clear(([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into())
 }
 
 /// The same service behind hyper's server.

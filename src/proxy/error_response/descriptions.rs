@@ -261,6 +261,12 @@ fn unreadable(reason: RefusalReason) -> Response {
             "The request's transfer coding is not supported.",
             None,
         ),
+        RefusalReason::WrongScheme => (
+            StatusCode::BAD_REQUEST,
+            "wrong_scheme",
+            "This port speaks TLS: the request was sent to it in clear. Use https:// instead of http://.",
+            None,
+        ),
         RefusalReason::NoRoom => (
             StatusCode::SERVICE_UNAVAILABLE,
             "memory_share",

@@ -78,6 +78,7 @@ const OTHERS: &[&str] = &[
     "upstream_tls",
     "waiting_page",
     "wake_rate",
+    "wrong_scheme",
 ];
 /// The rules that keep a request from waking its instance.
 const RULES: &[&str] = &[

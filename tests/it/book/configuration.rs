@@ -62,7 +62,9 @@ fn make(path: &Path) {
         (_, Some("ocsp")) => std::fs::write(path, [0x30, 0x03, 0x0a, 0x01, 0x01]).unwrap(),
         (_, Some("html" | "txt")) => std::fs::write(path, "asleep\n").unwrap(),
         ("collector-fields", _) => write_secret(path, "authorization: Bearer 0123456789abcdef\n"),
-        ("fleet-key", _) => write_secret(path, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"),
+        ("fleet-key" | "fleet-keys", _) => {
+            write_secret(path, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n")
+        }
         ("directory", _) => {}
         (_, None) => write_secret(path, "0123456789abcdef0123456789abcdef\n"),
         _ => panic!("what is {}?", path.display()),

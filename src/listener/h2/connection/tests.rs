@@ -108,13 +108,7 @@ impl Service for Answers {
 }
 
 async fn served(stream: DuplexStream, service: Answers, idle_timeout: Duration) -> io::Result<()> {
-    let from = Downstream {
-        client: ([127, 0, 0, 1], 1).into(),
-        local: ([127, 0, 0, 1], 2).into(),
-        tls: None,
-        peer: None,
-        is_asking: false,
-    };
+    let from = Downstream::in_clear(([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
     let buffers = BufferBudget::new(1 << 30).of(Ipv4Addr::LOCALHOST.into());
     let own = ConnectionLimits::of_client(idle_timeout, buffers);
     let (config, drain) = (ServerConfig::default(), Drain::default());

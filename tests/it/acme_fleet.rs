@@ -1,0 +1,119 @@
+//! Certificates by ACME in a fleet: what fronts share is in etcd, sealed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use wakegate::fleet::engine::read_all;
+
+use crate::acme::{Pebble, certificates, is_trusted, orders};
+use crate::support::etcd::{Etcd, has_etcd};
+use crate::support::{Gateway, Plane, eventually_within, route};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const ELSEWHERE: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"acme\"\n";
+const NAMES: [&str; 3] = ["one", "two", "three"];
+
+fn fleet(etcd: &Etcd, name: &str, keys: &Path) -> String {
+    format!(
+        "[fleet]\nendpoints = {}\nname = \"{name}\"\npublish = \"none\"\nkey_file = \"{}\"\n",
+        etcd.endpoints(),
+        keys.display()
+    )
+}
+
+async fn has_all(gateway: &Gateway) -> bool {
+    let all = certificates(gateway).await;
+    all.len() == NAMES.len() && all.iter().all(|one| one["not_after"].is_string())
+}
+
+/// Three fronts, of which the one that the CA asks has no route for the names.
+async fn three_fronts(challenge: &str) {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let mut etcd = Etcd::start(1).await;
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    let keys = dir.path().join("keys");
+    std::fs::write(&keys, BASE64_STANDARD.encode([7; 32])).unwrap();
+    let extra = |name: &str, routes: &[&str], listeners: &str| {
+        let routes: String = routes.iter().map(|name| route(name, "")).collect();
+        let acme = pebble.acme(
+            &dir.path().join(name),
+            &format!("challenge = \"{challenge}\""),
+        );
+        [
+            routes,
+            acme,
+            listeners.to_owned(),
+            fleet(&etcd, name, &keys),
+        ]
+        .concat()
+    };
+    let asked = Gateway::start(&plane, &extra("a", &[], &pebble.listeners("\"acme\""))).await;
+    let second = Gateway::start(&plane, &extra("b", &NAMES, ELSEWHERE)).await;
+    let again = extra("c", &NAMES, ELSEWHERE);
+    let third = Gateway::start(&plane, &again).await;
+    let roots = pebble.roots().await;
+    for front in [&second, &third] {
+        eventually_within(PATIENCE, "it has all", async || has_all(front).await).await;
+        for name in NAMES {
+            assert!(is_trusted(front.addresses[1], &roots, &format!("{name}.test")).await);
+        }
+    }
+    let mut made = 0.0;
+    for front in [&asked, &second, &third] {
+        made += orders(front, "ok").await;
+        assert_eq!(orders(front, "failed").await, 0.0);
+    }
+    assert_eq!(made, 3.0, "one order a name");
+    // Nothing of it can be read in etcd, nor in the copy.
+    let (entries, _) = read_all(&etcd.engine(), "/wakegate/sealed/").await.unwrap();
+    let kinds = ["certificates/", "account-", "tickets/ring"];
+    for kind in kinds {
+        assert!(
+            entries.iter().any(|entry| entry.key.contains(kind)),
+            "{kind}"
+        );
+    }
+    for entry in &entries {
+        let text = String::from_utf8_lossy(&entry.value);
+        let is_lock = entry.key.contains("/locks/");
+        assert!(is_lock || text.starts_with("{\"sealed\""), "{}", entry.key);
+    }
+    let file = dir.path().join("c/fleet");
+    let mut copy = String::new();
+    eventually_within(PATIENCE, "the copy is written", async || {
+        copy = std::fs::read_to_string(&file).unwrap_or_default();
+        NAMES
+            .iter()
+            .all(|name| copy.contains(&format!("{name}.test.pem")))
+    })
+    .await;
+    assert!(!copy.contains("PRIVATE KEY") && !copy.contains("key_pkcs8"));
+    third.stop().await;
+    // A front that starts while etcd is away has them all, and orders nothing.
+    etcd.kill(0);
+    let third = Gateway::start(&plane, &again).await;
+    for name in NAMES {
+        assert!(is_trusted(third.addresses[1], &roots, &format!("{name}.test")).await);
+    }
+    assert_eq!(
+        orders(&third, "ok").await + orders(&third, "failed").await,
+        0.0
+    );
+    for front in [asked, second, third] {
+        front.stop().await;
+    }
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_fronts_make_one_order_a_name_and_the_one_that_the_ca_asks_answers() {
+    if !has_etcd() {
+        return;
+    }
+    three_fronts("tls-alpn-01").await;
+    three_fronts("http-01").await;
+}
