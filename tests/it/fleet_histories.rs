@@ -259,7 +259,13 @@ impl History {
             18 => {
                 if let Some(backup) = self.backup.clone() {
                     self.tell("the backup is restored".to_owned());
+                    self.engine.set_faults(Faults::default());
                     self.engine.restore(&backup);
+                    // Somebody writes what nobody has written before: what is written again at the same
+                    // revision, together with other keys, is not told apart.
+                    let index = self.random.usize(..ROUTES);
+                    let first = self.put(index);
+                    self.engine.commit(Vec::new(), vec![first]).await.unwrap();
                 }
             }
             _ => {

@@ -242,8 +242,19 @@ impl Fleet {
             Trouble::GoesBack => {
                 let backup = self.backup.lock().unwrap().clone();
                 if let Some(backup) = backup {
+                    self.engine.set_faults(Faults::default());
                     self.engine.restore(&backup);
-                    self.counts.went_back.fetch_add(1, Ordering::Relaxed);
+                    // What is written again at the same revision, together with other keys, is not told apart
+                    // from what was there: so something else is written first.
+                    let nth = self.counts.went_back.fetch_add(1, Ordering::Relaxed);
+                    let record = RouteRecord {
+                        instance: format!("back-{nth}"),
+                        port: 80,
+                        policy: None,
+                        more: serde_json::Map::new(),
+                    };
+                    let pair = (route(0), write(&record));
+                    operator::put(&self.engine, vec![pair]).await.unwrap();
                 }
             }
             Trouble::Written(index) => {
