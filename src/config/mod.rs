@@ -96,7 +96,7 @@ pub use telemetry::{
 };
 pub use tickets::TicketsConfig;
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
-pub use tunnel::{ParkConfig, TunnelConfig, TunnelWake};
+pub use tunnel::{ParkConfig, ParkResume, TunnelConfig, TunnelWake};
 pub use upstream_tls::{NameTemplate, UpstreamTlsConfig};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 pub use variables::Variables;

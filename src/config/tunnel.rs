@@ -81,6 +81,8 @@ settings! {
         #[serde(serialize_with = "go_text")]
         #[cfg_attr(test, schemars(with = "GoText"))]
         pub probe: Duration = Duration::from_secs(10), by nonzero;
+        /// What becomes of a WebSocket that its instance does not know any more when it has slept.
+        pub resume: ParkResume = ParkResume::Close;
     }
 }
 
@@ -88,7 +90,20 @@ settings! {
 const LEAST_BUFFER: ByteSize = ByteSize(1 << 10);
 const LARGEST_BUFFER: ByteSize = ByteSize(16 << 20);
 
-word_settings!(TunnelWake);
+word_settings!(TunnelWake, ParkResume);
+
+/// What becomes of a parked WebSocket that its instance has lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum ParkResume {
+    /// It is closed: 1012.
+    Close,
+    /// The gateway shakes hands with the instance anew, with the client's request and
+    /// `x-wakegate-parked`, where nothing can have been lost; else it is closed, too. Such a one
+    /// has no extensions.
+    Reconnect,
+}
 
 /// What of a WebSocket wakes a sleeping instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]

@@ -9,6 +9,7 @@ mod forward_writes;
 mod h2_bytes;
 mod peek;
 mod places;
+mod reset;
 mod send_timeout;
 mod trickle;
 
@@ -18,5 +19,6 @@ pub(crate) use self::forward_writes::forward_writes;
 pub use self::h2_bytes::{poll_not_reset, poll_read_stream, poll_window, stream_error};
 pub use self::peek::PeekStream;
 pub use self::places::{ConnectionPlace, ConnectionPlaces};
+pub use self::reset::Reset;
 pub use self::send_timeout::SendTimeout;
 pub use self::trickle::Trickle;

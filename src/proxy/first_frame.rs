@@ -23,6 +23,7 @@ use super::dispatch::{Dispatch, Sent};
 use super::error::ProxyError;
 use super::error_response;
 use super::gateway::Gateway;
+use super::handshake::Handshake;
 use super::parking::Parking;
 use super::pending_request::PendingRequest;
 use super::prepare::prepare;
@@ -41,7 +42,7 @@ use crate::instance_tls::InstanceStream;
 use crate::telemetry::{Trace, TunnelEnd, TunnelState};
 use crate::upstream::{
     Carried, Close, ForwardError, Hop, NoFrame, Outgoing, RequestBody, TunnelRules, TunnelStream,
-    UpstreamBody, WaitingClient, at, carry, close_for, edit,
+    WaitingClient, at, carry, close_for, edit,
 };
 use crate::wake::{Endpoint, Instance};
 use hypeman::ControlPlane;
@@ -305,6 +306,7 @@ impl<P: ControlPlane> Wake<P> {
             trace: log.trace.as_ref().and_then(Trace::parent),
             ..gateway.pending(&target.destination, &resolved, &look_up, may_wake)
         };
+        let again = Handshake::of(&target, &outgoing, &hop);
         let instance = Arc::clone(&pending.resolved.instance);
         gateway.prewarm(pending.route, &instance, &target.path, || {
             pending.requester()
@@ -335,11 +337,14 @@ impl<P: ControlPlane> Wake<P> {
         let instance = pending.resolved.instance;
         let of = (&resolved, &instance);
         let agent = context.user_agent.as_ref();
-        let park = Parking::of(&gateway, &target.destination, of, may_wake, agent);
+        let again = again.zip(sent.as_ref().ok());
+        let again = again.and_then(|(again, sent)| again.agreed(sent.response.headers()));
+        let judged = (may_wake, again);
+        let park = Parking::of(&gateway, &target.destination, of, judged, agent);
         let mut park = park.map(|park| park.counting(buffers));
         log.instance = Some(Arc::clone(&instance));
         let sent = match sent {
-            Ok(mut sent) => match agreed(&mut sent.response, &offer, subprotocol.as_ref()) {
+            Ok(mut sent) => match offer.agreed_as(&mut sent.response, subprotocol.as_ref()) {
                 Ok(true) => Ok(sent),
                 Ok(false) => return Err(Unopened::refused(sent.response.status())),
                 Err(error) => Err(error),
@@ -379,24 +384,6 @@ impl<P: ControlPlane> Wake<P> {
                 }),
             }
         })
-    }
-}
-
-/// Whether the instance has switched, and as its client was told that it would.
-fn agreed(
-    response: &mut Response<UpstreamBody>,
-    offer: &Offer,
-    subprotocol: Option<&HeaderValue>,
-) -> Result<bool, ProxyError> {
-    if !offer.agreed(response)? {
-        return Ok(false);
-    }
-    let headers = response.headers();
-    let picked = headers.get(SEC_WEBSOCKET_PROTOCOL);
-    let is_other = picked.is_some() && picked != subprotocol;
-    match is_other || headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
-        true => Err(ProxyError::UnexpectedUpgrade),
-        false => Ok(true),
     }
 }
 

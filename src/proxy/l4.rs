@@ -2,7 +2,7 @@
 //!
 //! Guarantees: such a connection wakes, waits and is refused like a request, by the same limits;
 //! its first bytes stay unread by the instance until it is ready; each side's end is passed on to
-//! the other; it ends with its instance's epoch or with the gateway; its one line says what was
+//! the other; one that was parked and is lost ends with a reset; it ends with its instance's epoch or with the gateway; its one line says what was
 //! carried, and who ended it.
 
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::parking::Parking;
 use super::request_log::{Kind, RequestLog};
 use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
+use crate::flow::Reset;
 use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
 use crate::names::RequestId;
@@ -72,7 +73,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// Passes a connection for `host` on to its instance, until it ends.
     pub async fn proxy_tcp(
         self: &Arc<Self>,
-        mut client: impl AsyncRead + AsyncWrite + Unpin + Send,
+        mut client: impl AsyncRead + AsyncWrite + Reset + Unpin + Send,
         host: &str,
         kind: RawKind,
         arrival: &Arrival<'_>,
@@ -109,7 +110,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// The phases of a connection: those of a request that concern it, and the passing on.
     async fn proxy_tcp_inner(
         self: &Arc<Self>,
-        client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+        client: &mut (impl AsyncRead + AsyncWrite + Reset + Unpin + Send),
         (host, kind): (&str, RawKind),
         arrival: &Arrival<'_>,
         transaction: &mut Transaction,
@@ -146,11 +147,16 @@ impl<P: ControlPlane> Gateway<P> {
         } = sent;
         let of = (&resolved, &pending.resolved.instance);
         let may_wake = pending.may_wake;
-        if let Some(mut park) = Parking::of(self, &destination, of, may_wake, None) {
+        if let Some(mut park) = Parking::of(self, &destination, of, (may_wake, None), None) {
             let (carried, tunnels) = (log.carry(context, *wake), &self.parts.tunnels);
             let place = (&endpoint, slot);
             let carrying = park.carry(&mut *client, response, rules, &carried, place);
-            let left = carrying.await.say().await;
+            let parted = carrying.await;
+            let is_broken = parted.is_broken();
+            let left = parted.say().await;
+            if is_broken {
+                client.reset_when_closed();
+            }
             tunnels.spawn(park.leave(left));
             return Ok(());
         }

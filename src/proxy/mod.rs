@@ -25,6 +25,7 @@ pub mod error_response;
 mod first_frame;
 mod fleet_link;
 mod gateway;
+mod handshake;
 mod https_redirect;
 mod l4;
 mod max_forwards;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -16,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection_cache::CachedTarget;
 use super::denied::Denied;
+use super::dispatch::{Dispatch, Sent};
 use super::error::ProxyError;
 use super::error_response;
 use super::gateway::Gateway;
+use super::handshake::Handshake;
 use super::park_keeper::keep;
 use super::park_places::ParkPlace;
 use super::pending_request::{PendingRequest, Resolved, queues_of};
@@ -30,14 +32,18 @@ use crate::flow::ClientBuffers;
 use crate::hold::Slot;
 use crate::telemetry::WakeKind;
 use crate::upstream::{
-    Carried, Close, InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, TunnelRules, Unready,
-    Woken, carry_parkable, parkable_tunnel,
+    Carried, Close, ForwardError, InstanceSide, LeasedStream, LeftBehind, ParkHost, ParkRules,
+    Parted, Reopen, Reopened, TunnelRules, TunnelStream, Unready, Woken, carry_parkable,
+    parkable_tunnel,
 };
 use crate::wake::{Endpoint, Instance, ParkableTunnel, WakeError};
 use hypeman::ControlPlane;
 
 /// No other instance is looked up for a tunnel.
 const NO_RENEWAL: u32 = u32::MAX - 1;
+/// The codes of closes (RFC 6455 §7.4, and IANA's "WebSocket Close Code Number Registry").
+const RESTARTED: u16 = 1012;
+const TRY_AGAIN: u16 = 1013;
 
 /// The gateway's side of one tunnel that may be parked.
 pub(super) struct Parking<P> {
@@ -46,6 +52,8 @@ pub(super) struct Parking<P> {
     target: Arc<CachedTarget>,
     instance: Arc<Instance>,
     may_wake: Result<(), Denied>,
+    /// How its instance is asked to take it anew, if that may be.
+    again: Option<Box<Handshake>>,
     user_agent: Option<HeaderValue>,
     rules: ParkRules,
     most: usize,
@@ -63,7 +71,7 @@ impl<P: ControlPlane> Parking<P> {
         gateway: &Arc<Gateway<P>>,
         destination: &Destination,
         (target, instance): (&Arc<CachedTarget>, &Arc<Instance>),
-        may_wake: Result<(), Denied>,
+        (may_wake, again): (Result<(), Denied>, Option<Box<Handshake>>),
         user_agent: Option<&HeaderValue>,
     ) -> Option<Box<Self>> {
         let park = destination.route.config().tunnel.park.as_ref()?;
@@ -87,6 +95,7 @@ impl<P: ControlPlane> Parking<P> {
             target: Arc::clone(target),
             instance: Arc::clone(instance),
             may_wake,
+            again,
             user_agent: user_agent.cloned(),
             rules: ParkRules::of(park),
             most: park.max,
@@ -108,7 +117,7 @@ impl<P: ControlPlane> Parking<P> {
     pub(super) fn begin_tunnel(
         mut self: Box<Self>,
         downstream: ClientUpgrade,
-        instance: impl InstanceSide + 'static,
+        instance: TunnelStream,
         rules: TunnelRules,
         (endpoint, slot): (Endpoint, Slot),
         kept: impl Send + 'static,
@@ -150,6 +159,7 @@ impl<P: ControlPlane> Parking<P> {
     where
         C: AsyncRead + AsyncWrite + Unpin,
         I: InstanceSide,
+        Self: Reopen<I>,
     {
         self.slot = Some(slot);
         let (rules, stop) = ((rules, self.rules), self.gateway.parts.cut.clone());
@@ -197,24 +207,154 @@ impl<P: ControlPlane> Parking<P> {
                     endpoint: ready.endpoint,
                 })
             }
+            Err(error) => Err(self.unready(&error, TRY_AGAIN)),
+        }
+    }
+
+    /// What a client is told whose tunnel cannot go on for this, by this code where nothing is gone.
+    fn unready(&self, error: &ProxyError, code: u16) -> Unready {
+        let reason = error_response::describe(error).code;
+        self.gateway.parts.metrics.count_error(reason);
+        tracing::debug!(instance = %self.instance.id(), %error, "no instance for a parked tunnel");
+        let is_gone = matches!(
+            error,
+            ProxyError::Wake(WakeError::Gone | WakeError::NotFound)
+        );
+        let close = match is_gone {
+            true => Close::restart("instance gone"),
+            false => Close { code, reason },
+        };
+        Unready { close, is_gone }
+    }
+
+    /// Takes a place at the instance and shakes hands with it once more. Only for something of the
+    /// client's it is woken.
+    async fn shake_hands(
+        &mut self,
+        what: Option<&'static str>,
+    ) -> Result<Option<Reopened<TunnelStream>>, Unready> {
+        let again = self.again.as_deref();
+        let Some((again, once_more)) = again.and_then(|again| Some((again, again.once_more()?)))
+        else {
+            return Ok(None);
+        };
+        let (mut outgoing, hop, offer) = once_more;
+        self.slot = None;
+        let destination = &mut self.destination;
+        destination.deadline = Instant::now() + destination.timeout;
+        let gateway = &self.gateway;
+        let look_up = gateway.look_up_of(&self.destination, None);
+        let queues = queues_of(&gateway.parts.hold, &self.instance);
+        let mut pending = PendingRequest {
+            resolved: Resolved {
+                instance: Arc::clone(&self.instance),
+                gate: queues.gate(self.destination.port),
+            },
+            renewals: NO_RENEWAL,
+            user_agent: self.user_agent.as_ref(),
+            unparked_by: what,
+            ..gateway.pending(&self.destination, &self.target, &look_up, self.may_wake)
+        };
+        let upstream = &gateway.parts.upstream;
+        let mut wake = WakeInfo::default();
+        let sent = if what.is_some() {
+            match pending.admit(&mut wake).await {
+                Ok(admitted) => {
+                    let pending = &mut pending;
+                    let mut dispatch = Dispatch { pending, hop };
+                    let sending = dispatch.send(upstream, admitted, &mut outgoing, &mut wake);
+                    sending.await
+                }
+                Err(error) => return Err(self.unready(&error, TRY_AGAIN)),
+            }
+        } else {
+            let Ok(admitted) = pending.admit_warm() else {
+                return Ok(None);
+            };
+            let (ready, mut slot, now) = (admitted.ready, admitted.slot, admitted.at);
+            let endpoint = ready.endpoint;
+            let sending = upstream.send(&endpoint, &hop, None, &mut outgoing, now);
+            let sent = sending.await;
+            slot.answered();
+            match sent {
+                Err(error) if error.is_unsent() || matches!(error, ForwardError::Severed) => {
+                    return Ok(None);
+                }
+                sent => sent.map_err(ProxyError::from).map(|response| Sent {
+                    response,
+                    endpoint,
+                    slot,
+                }),
+            }
+        };
+        drop(pending);
+        let agreed = sent.and_then(|mut sent| {
+            let response = &mut sent.response;
+            match offer.agreed_as(response, again.subprotocol())? {
+                true => {
+                    let stream = response.body_mut().take_stream();
+                    // Without one the instance's epoch has been cut meanwhile.
+                    let stream = stream.ok_or(ForwardError::Severed)?;
+                    Ok(Ok((stream, sent.endpoint, sent.slot)))
+                }
+                false => Ok(Err(response.status())),
+            }
+        });
+        match agreed {
+            Ok(Ok((instance, endpoint, slot))) => {
+                self.slot = Some(slot);
+                Ok(Some(Reopened { instance, endpoint }))
+            }
+            Ok(Err(status)) => Err(Unready {
+                close: Close {
+                    code: close_code_of(status),
+                    reason: "upgrade_refused",
+                },
+                is_gone: false,
+            }),
             Err(error) => {
-                let code = error_response::describe(&error).code;
-                gateway.parts.metrics.count_error(code);
-                tracing::debug!(instance = %self.instance.id(), %error, "no instance for a parked tunnel");
-                let is_gone = matches!(
-                    error,
-                    ProxyError::Wake(WakeError::Gone | WakeError::NotFound)
-                );
-                let close = match is_gone {
-                    true => Close::restart("instance gone"),
-                    false => Close {
-                        code: 1013,
-                        reason: code,
-                    },
-                };
-                Err(Unready { close, is_gone })
+                let is_for_now = error_response::describe(&error).retry_after.is_some();
+                let code = if is_for_now { TRY_AGAIN } else { RESTARTED };
+                Err(self.unready(&error, code))
             }
         }
+    }
+}
+
+impl<P: ControlPlane> Reopen<TunnelStream> for Parking<P> {
+    fn can_reopen(&self) -> bool {
+        self.again.is_some()
+    }
+
+    fn reopen(
+        &mut self,
+        what: Option<&'static str>,
+    ) -> BoxFuture<'_, Result<Option<Reopened<TunnelStream>>, Unready>> {
+        Box::pin(self.shake_hands(what))
+    }
+}
+
+/// A raw connection begins with nothing that could be repeated.
+impl<P: ControlPlane> Reopen<LeasedStream> for Parking<P> {
+    fn can_reopen(&self) -> bool {
+        false
+    }
+
+    fn reopen(
+        &mut self,
+        _what: Option<&'static str>,
+    ) -> BoxFuture<'_, Result<Option<Reopened<LeasedStream>>, Unready>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
+/// The code of a close for an instance that refuses a handshake (RFC 6455 §7.4, and IANA's registry).
+fn close_code_of(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => TRY_AGAIN,
+        _ => RESTARTED,
     }
 }
 

@@ -132,24 +132,33 @@ impl<S: Send> PendingRequest<'_, S> {
         if config.limits.max_inflight == 0 {
             return Err(AdmitError::Closed.into());
         }
-        let at = Instant::now();
-        let Resolved { instance, gate } = &self.resolved;
-        let is_warm = if let Some(endpoint) = instance.warm_at(&self.readiness(), at) {
-            self.metrics.count_lease(LeaseCheck::Hit);
-            let slot = gate.try_enter(self.network(), &config.limits);
-            // One that is about to be put to sleep takes nobody who was not counted before.
-            if let Some(slot) = slot.filter(|_| !endpoint.is_resting()) {
+        let is_warm = match self.admit_warm() {
+            Ok(admitted) => {
                 wake.record(WakeKind::Warm);
-                let ready = warm(endpoint, at);
-                return Ok(Admitted { ready, slot, at });
+                return Ok(admitted);
             }
-            true
-        } else {
-            self.metrics.count_lease(LeaseCheck::Miss);
-            false
+            Err(is_warm) => is_warm,
         };
         // In a box: it is large, and a warm request does not need it.
         Box::pin(self.admit_later(is_warm, wake)).await
+    }
+
+    /// The warm path, if the instance is awake and ready, and it is the request's turn at once; else
+    /// whether it is awake and ready.
+    pub(super) fn admit_warm(&self) -> Result<Admitted<S>, bool> {
+        let at = Instant::now();
+        let Resolved { instance, gate } = &self.resolved;
+        let Some(endpoint) = instance.warm_at(&self.readiness(), at) else {
+            self.metrics.count_lease(LeaseCheck::Miss);
+            return Err(false);
+        };
+        self.metrics.count_lease(LeaseCheck::Hit);
+        let slot = gate.try_enter(self.network(), &self.route.limits);
+        // One that is about to be put to sleep takes nobody who was not counted before.
+        let slot = slot.filter(|_| !endpoint.is_resting());
+        let slot = slot.ok_or(true)?;
+        let ready = warm(endpoint, at);
+        Ok(Admitted { ready, slot, at })
     }
 
     /// Waits in the hold queue, with each instance that the name means meanwhile.

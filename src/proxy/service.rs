@@ -6,7 +6,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{ACCEPT, SET_COOKIE, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
@@ -19,6 +21,7 @@ use super::error::ProxyError;
 use super::error_response::{self, Accept, Audience};
 use super::first_frame::FirstFrame;
 use super::gateway::Gateway;
+use super::handshake::Handshake;
 use super::max_forwards::answer_last;
 use super::parking::Parking;
 use super::peer_facts::{self, NotTaken, PeerFacts, Raw};
@@ -197,7 +200,14 @@ impl<P: ControlPlane> Gateway<P> {
         }
         let buffers = target.switch.as_ref();
         let buffers = buffers.and_then(|_| request.extensions().get::<ClientBuffers>().cloned());
+        if target.may_shake_hands_again() {
+            // What it has compressed before is another connection's.
+            request.headers_mut().remove(SEC_WEBSOCKET_EXTENSIONS);
+        }
         let mut outgoing = prepare(request, &target, arrival, context, log).await?;
+        let hop = || arrival.hop(pending.route, pending.port, pending.tls.clone());
+        let again = target.may_shake_hands_again().then(hop);
+        let again = again.and_then(|hop| Handshake::of(&target, &outgoing, &hop));
         let upstream = &self.parts.upstream;
         let sending = dispatch(
             upstream,
@@ -218,7 +228,8 @@ impl<P: ControlPlane> Gateway<P> {
         let park = target.switch.as_ref().filter(|_| is_switching);
         let park = park.and_then(|_| {
             let (of, agent) = ((&resolved, &instance), context.user_agent.as_ref());
-            let park = Parking::of(self, &target.destination, of, may_wake, agent)?;
+            let again = again.and_then(|again| again.agreed(sent.response.headers()));
+            let park = Parking::of(self, &target.destination, of, (may_wake, again), agent)?;
             Some(park.counting(buffers))
         });
         self.respond(sent, target, arrival, (&instance, park), extra)

@@ -9,7 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use h2::ext::Protocol;
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 
@@ -184,6 +185,37 @@ impl Switch {
 // === impl Offer ===
 
 impl Offer {
+    /// That of a handshake of WebSocket that the gateway makes itself, with its key.
+    pub(super) fn of_gateway() -> (Self, HeaderValue) {
+        let key = generate_key();
+        let field = HeaderValue::from_str(&key);
+        let offer = Self {
+            protocol: HeaderValue::from_static("websocket"),
+            key: Some(key),
+            is_of_peer: false,
+        };
+        (offer, field.unwrap_or(HeaderValue::from_static("")))
+    }
+
+    /// Whether the instance has switched as its client was told before: to this subprotocol, and without
+    /// an extension.
+    pub(super) fn agreed_as<B>(
+        &self,
+        response: &mut Response<B>,
+        subprotocol: Option<&HeaderValue>,
+    ) -> Result<bool, ProxyError> {
+        if !self.agreed(response)? {
+            return Ok(false);
+        }
+        let headers = response.headers();
+        let picked = headers.get(SEC_WEBSOCKET_PROTOCOL);
+        let is_other = picked.is_some() && picked != subprotocol;
+        match is_other || headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
+            true => Err(ProxyError::UnexpectedUpgrade),
+            false => Ok(true),
+        }
+    }
+
     /// Whether the instance has switched, and then only as it was asked to. What the client hears
     /// of it is put into `response`.
     pub(super) fn agreed<B>(&self, response: &mut Response<B>) -> Result<bool, ProxyError> {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -123,6 +124,13 @@ impl Carried {
         let (before, now) = (Ordering::Relaxed, Ordering::Relaxed);
         let _later = self.ended_by.compare_exchange(0, place(side), before, now);
         self.half_closed.notify_one();
+    }
+
+    /// The instance's side has ended, and is to be another one.
+    pub(super) fn forget_end(&self) {
+        let (ended, before) = (place(EndedBy::Instance), Ordering::Relaxed);
+        let _other = self.ended_by.compare_exchange(ended, 0, before, before);
+        let _told = self.half_closed.notified().now_or_never();
     }
 
     /// Ends when one side has ended and nothing has been carried for [`HALF_CLOSED`] since.

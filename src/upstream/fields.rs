@@ -33,7 +33,7 @@ pub enum Field {
     Forwarded,
     GrpcTimeout,
     MaxForwards,
-    /// What members of a fleet say to each other.
+    /// What members of a fleet say to each other, and what a gateway says of a parked connection.
     OfPeers,
     /// Any other field that ends with this hop.
     OfThisHop,
@@ -228,6 +228,8 @@ mod tests {
             ("x-real-ip", Field::ForeignForwarding),
             ("x-wakegate-hops", Field::OfPeers),
             ("x-wakegate-misplaced", Field::OfPeers),
+            ("x-wakegate-parked", Field::OfPeers),
+            ("x_wakegate_parked", Field::Alias),
             ("x-wakegate-peer", Field::OfPeers),
             ("x-wakegate-peer-code", Field::OfPeers),
             ("x_wakegate_hops", Field::Alias),

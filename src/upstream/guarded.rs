@@ -8,7 +8,7 @@
 use http::HeaderName;
 
 /// Names that the gateway sets or takes away, besides those that begin with [`FORWARDED`].
-const GUARDED: [&str; 18] = [
+const GUARDED: [&str; 19] = [
     "client-cert",
     "client-cert-chain",
     "content-length",
@@ -27,16 +27,20 @@ const GUARDED: [&str; 18] = [
     "x-wakegate-hold",
     HOPS,
     MISPLACED,
+    PARKED,
 ];
 const X_REAL_IP: &str = "x-real-ip";
 const HOPS: &str = "x-wakegate-hops";
 const MISPLACED: &str = "x-wakegate-misplaced";
+const PARKED: &str = "x-wakegate-parked";
 /// What else members of a fleet say to each other.
 const OF_PEERS: &str = "x-wakegate-peer";
 /// How many hops between members of a fleet a request has made.
 pub const X_WAKEGATE_HOPS: HeaderName = HeaderName::from_static(HOPS);
 /// Says that a request was sent nowhere, since its instance is another host's.
 pub const X_WAKEGATE_MISPLACED: HeaderName = HeaderName::from_static(MISPLACED);
+/// Names the parked connection that a handshake takes up again.
+pub const X_WAKEGATE_PARKED: HeaderName = HeaderName::from_static(PARKED);
 /// Proxies have made many names of it, and applications believe most of them: `-Port`, `-Prefix`,
 /// `-Server`, `-Ssl`.
 const FORWARDED: &str = "x-forwarded-";
@@ -46,9 +50,10 @@ pub(super) fn is_guarded(name: &str) -> bool {
     name.starts_with(FORWARDED) || name.starts_with(OF_PEERS) || GUARDED.contains(&name)
 }
 
-/// Whether members of a fleet say to each other what is in a field of this name, and nobody else may.
+/// Whether gateways say what is in a field of this name, to each other or to an instance, and neither
+/// clients nor instances may.
 pub fn is_of_peers(name: &str) -> bool {
-    name.starts_with(OF_PEERS) || name == HOPS || name == MISPLACED
+    name.starts_with(OF_PEERS) || matches!(name, HOPS | MISPLACED | PARKED)
 }
 
 /// Whether it is a forwarding field of which the gateway has no value of its own: an untrusted

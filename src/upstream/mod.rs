@@ -53,7 +53,7 @@ pub use farewell::Farewell;
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
 pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
-pub use guarded::{X_WAKEGATE_HOPS, X_WAKEGATE_MISPLACED, is_of_peers};
+pub use guarded::{X_WAKEGATE_HOPS, X_WAKEGATE_MISPLACED, X_WAKEGATE_PARKED, is_of_peers};
 pub use h1_body::BrokenBody;
 pub use headers::{
     ForwardedFor, edit, is_upgrade, prepare_interim, prepare_request, prepare_request_of_peer,
@@ -64,7 +64,8 @@ pub use http1::{ChunkError, InterimSink};
 pub use leased_stream::LeasedStream;
 pub use outgoing::Outgoing;
 pub use park::{
-    InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, Unready, Woken, carry_parkable,
+    InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, Reopen, Reopened, Unready, Woken,
+    carry_parkable,
 };
 pub use peer::{PeerError, PeerRequest, Peers};
 pub use peer_body::PeerStream;
@@ -76,5 +77,6 @@ pub use tunnel::{TunnelFarewell, TunnelStream, parkable_tunnel, tunnel};
 pub use via::{Pseudonym, Pseudonyms, ViaElement};
 pub use waiting_client::{ClientStream, NoFrame, WaitingClient};
 pub use websocket::{
-    Close, FrameHeader, FrameReader, LONGEST_CONTROL, NotWebSocket, Opcode, control, masked,
+    Close, FrameHeader, FrameReader, LONGEST_CONTROL, NotWebSocket, Opcode, PingToken, control,
+    masked,
 };

@@ -87,6 +87,24 @@ impl Outgoing {
         self
     }
 
+    /// The same once more, if it is a handshake alone; nobody waits for its 1xx responses.
+    pub fn handshake(&self) -> Option<Self> {
+        let is_alone = self.upgrade && self.unsent.is_none() && self.body.is_nothing();
+        is_alone.then(|| Self {
+            head: self.head.clone(),
+            forwarded: self.forwarded.clone(),
+            body: RequestBody::default(),
+            interim: None,
+            unsent: None,
+            ..*self
+        })
+    }
+
+    /// Its fields, but for the forwarding fields that are beside them.
+    pub fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.head.headers
+    }
+
     /// The connection of its client.
     pub(super) fn client(&self) -> Option<ClientConnection> {
         self.client

@@ -87,6 +87,21 @@ where
         }
     }
 
+    /// The instance's side is lost, and what it has said at last; nothing of either direction may be
+    /// under way.
+    pub(super) fn lose_instance(&mut self) {
+        self.instance = None;
+        self.to_client.begin_anew();
+        self.to_instance.needs_flush = false;
+    }
+
+    /// There is another one, which knows nothing of what was carried before.
+    pub(super) fn regain_instance(&mut self, instance: I, carried: &'a Carried) {
+        self.instance = Some(Side::new(instance, carried, EndedBy::Instance));
+        self.to_client.frames = Some(FrameReader::new());
+        self.to_instance.frames = Some(FrameReader::new());
+    }
+
     /// Whether payload has gone either way since this was asked last.
     pub(super) fn take_payload(&mut self) -> bool {
         let there = self.to_instance.take_payload();
@@ -219,6 +234,20 @@ impl Flow {
     pub(super) fn has_border(&self) -> bool {
         let frames = self.frames.as_ref().filter(|frames| !frames.is_lost());
         frames.is_some_and(|frames| frames.is_between() && !frames.has_closed())
+    }
+
+    /// Whether all that was written is whole messages of frames that are known, with more to come.
+    pub(super) fn is_between_messages(&self) -> bool {
+        let frames = self.frames.as_ref().filter(|frames| !frames.is_lost());
+        frames.is_some_and(|frames| frames.is_between_messages() && !frames.has_closed())
+    }
+
+    /// Its source is another one from now on.
+    fn begin_anew(&mut self) {
+        self.rest = BytesMut::new();
+        self.source = Source::Open;
+        self.holds_end = self.frames.is_some();
+        self.is_end_held = false;
     }
 
     /// Whether payload was written since this was asked last.

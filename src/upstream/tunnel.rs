@@ -14,7 +14,7 @@ use super::carry::{TunnelRules, carry};
 use super::epoch_end::cut;
 use super::farewell::Farewell;
 use super::leased_stream::LeasedStream;
-use super::park::{InstanceSide, ParkHost, ParkRules, Parted, carry_parkable};
+use super::park::{InstanceSide, ParkHost, ParkRules, Parted, Reopen, carry_parkable};
 use crate::client::{ClientUpgrade, UpgradedClient};
 use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{TunnelEnd as EndedBy, TunnelState};
@@ -74,7 +74,7 @@ pub async fn parkable_tunnel<'a, I, H>(
 ) -> Parted<'a, SendTimeout<UpgradedClient>, I>
 where
     I: InstanceSide,
-    H: ParkHost,
+    H: ParkHost + Reopen<I>,
 {
     let mut open = carried.open(TunnelState::Open);
     let switched = tokio::select! {

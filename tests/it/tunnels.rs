@@ -29,7 +29,7 @@ const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrad
                           upgrade: websocket\r\n\
                           sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-async fn try_open(
+pub async fn try_open(
     gateway: &Gateway,
     instance: &str,
     fields: &[(&'static str, &str)],

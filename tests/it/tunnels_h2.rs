@@ -19,13 +19,13 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use crate::support::{Gateway, PATIENCE, Plane, Wanted, eventually, spawn};
 use crate::tunnels::{closed, echoes, next, pings_until_closed};
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// A browser's one connection.
-struct Browser(SendRequest<Empty<Bytes>>);
+pub struct Browser(SendRequest<Empty<Bytes>>);
 
 impl Browser {
-    async fn at(gateway: &Gateway) -> Self {
+    pub async fn at(gateway: &Gateway) -> Self {
         let stream = TcpStream::connect(gateway.address).await.unwrap();
         let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, connection) = handshake.await.unwrap();
@@ -69,7 +69,7 @@ impl Browser {
         Ok((socket.await, headers))
     }
 
-    async fn open(&mut self, instance: &str) -> Socket {
+    pub async fn open(&mut self, instance: &str) -> Socket {
         self.try_open(instance, &[]).await.unwrap().0
     }
 }

@@ -156,6 +156,8 @@ labels! {
         Closed = "closed",
         /// Its instance does not know it any more.
         Restarted = "restarted",
+        /// Its instance did not know it any more, and has taken it anew.
+        Reconnected = "reconnected",
         /// Its instance could not be woken.
         Failed = "failed",
         /// Its instance is gone.

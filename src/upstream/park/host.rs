@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ParkConfig;
+use crate::config::{ParkConfig, ParkResume};
 use crate::flow::{ClientBuffers, PeekStream};
 use crate::upstream::leased_stream::LeasedStream;
 use crate::upstream::websocket::Close;
@@ -27,17 +28,27 @@ pub struct ParkRules {
     pub max_time: Duration,
     /// How long its instance may be silent after a wake.
     pub probe: Duration,
+    /// Whether an instance that has lost it is to take it anew.
+    pub reconnects: bool,
 }
 
 /// The instance's side of a tunnel that may be parked.
 pub trait InstanceSide: AsyncRead + AsyncWrite + Unpin + Send {
-    /// The connection.
-    fn leased(&mut self) -> &mut LeasedStream;
+    /// It has had no payload since `payload_at`, and holds no lease.
+    fn be_quiet(&mut self, payload_at: Instant);
+
+    /// It has payload again; false where its instance is about to sleep, or sleeps.
+    fn go_on(&mut self) -> bool;
 
     /// It goes on in another epoch.
-    fn attach(&mut self, open: OpenConnection) {
-        self.leased().attach(open);
-    }
+    fn attach(&mut self, open: OpenConnection);
+
+    /// When something last came of the instance, its end included.
+    fn last_heard(&self) -> Instant;
+
+    /// What the instance does not acknowledge for so long breaks the connection; `None` is the kernel's
+    /// own time.
+    fn expect_answers(&self, within: Option<Duration>);
 }
 
 /// An instance is ready for a parked tunnel.
@@ -56,6 +67,28 @@ pub struct Unready {
     pub close: Close,
     /// Whether the instance is gone.
     pub is_gone: bool,
+}
+
+/// An instance has taken a tunnel anew.
+#[derive(Debug)]
+pub struct Reopened<I> {
+    /// The new connection, which has switched.
+    pub instance: I,
+    /// The epoch that it is in.
+    pub endpoint: Endpoint,
+}
+
+/// Shakes hands with an instance once more for a tunnel that it has lost.
+pub trait Reopen<I> {
+    /// Whether that can be done at all.
+    fn can_reopen(&self) -> bool;
+
+    /// Takes a place at the instance and shakes hands with it. For what has come from the client it is
+    /// woken; for nothing it is not: then there may be no connection, and no mistake neither.
+    fn reopen(
+        &mut self,
+        what: Option<&'static str>,
+    ) -> BoxFuture<'_, Result<Option<Reopened<I>>, Unready>>;
 }
 
 /// The gateway around a tunnel that may be parked.
@@ -101,18 +134,51 @@ impl ParkRules {
             buffer: config.buffer.0,
             max_time: config.max_time,
             probe: config.probe,
+            reconnects: config.resume == ParkResume::Reconnect,
         }
     }
 }
 
 impl InstanceSide for LeasedStream {
-    fn leased(&mut self) -> &mut LeasedStream {
-        self
+    fn be_quiet(&mut self, payload_at: Instant) {
+        Self::be_quiet(self, payload_at);
+    }
+
+    fn go_on(&mut self) -> bool {
+        Self::go_on(self)
+    }
+
+    fn attach(&mut self, open: OpenConnection) {
+        Self::attach(self, open);
+    }
+
+    fn last_heard(&self) -> Instant {
+        Self::last_heard(self)
+    }
+
+    fn expect_answers(&self, within: Option<Duration>) {
+        Self::expect_answers(self, within);
     }
 }
 
-impl InstanceSide for PeekStream<LeasedStream> {
-    fn leased(&mut self) -> &mut LeasedStream {
-        self.get_mut()
+impl<I: InstanceSide> InstanceSide for PeekStream<I> {
+    fn be_quiet(&mut self, payload_at: Instant) {
+        self.get_mut().be_quiet(payload_at);
+    }
+
+    fn go_on(&mut self) -> bool {
+        self.get_mut().go_on()
+    }
+
+    fn attach(&mut self, open: OpenConnection) {
+        self.get_mut().attach(open);
+    }
+
+    fn last_heard(&self) -> Instant {
+        self.get_ref().last_heard()
+    }
+
+    fn expect_answers(&self, within: Option<Duration>) {
+        self.get_ref().expect_answers(within);
     }
 }

@@ -3,16 +3,21 @@
 //! Guarantees: a tunnel without payload for a while is quiet, which lets its instance be put to sleep; when
 //! that sleeps, both sides stay open, and nothing is sent to the instance. A client's payload wakes it,
 //! is kept meanwhile within bounds, and goes on over the same connection, once and in order, or its
-//! client is told that it did not. A client's close wakes nothing, and the instance hears of it
+//! client is told that it did not. Where the rules say so, an instance that has lost a WebSocket gets a new
+//! one instead, but only if nothing is lost by that: what a client has sent before the sleep was certainly
+//! received, and what it has sent since was written to no other connection. A client's close wakes nothing, and the instance hears of it
 //! at its next wake. No tunnel is parked for longer than its rules allow.
 //!
 //! This is the one exception to the rule that what is open on an epoch ends with it: the connection of
 //! a parked tunnel goes over into the next epoch of the same instance at the same address.
 
 mod end;
+#[cfg(test)]
+mod histories;
 mod host;
 mod input;
 mod left_behind;
+mod lost;
 mod open;
 mod parkable;
 mod parted;
@@ -25,9 +30,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::host::{InstanceSide, ParkHost, ParkRules, Unready, Woken};
+pub use self::host::{InstanceSide, ParkHost, ParkRules, Reopen, Reopened, Unready, Woken};
 pub use self::left_behind::LeftBehind;
-use self::parkable::{Next, Parkable};
+use self::parkable::{Delivery, Next, Parkable};
 pub use self::parted::Parted;
 use super::carried::Carried;
 use super::carry::TunnelRules;
@@ -47,7 +52,7 @@ pub async fn carry_parkable<'a, C, I, H>(
 where
     C: AsyncRead + AsyncWrite + Unpin,
     I: InstanceSide,
-    H: ParkHost,
+    H: ParkHost + Reopen<I>,
 {
     let mut tunnel = Parkable {
         relay: Relay::new(client, instance, carried, rules.is_websocket),
@@ -60,6 +65,7 @@ where
         stop,
         payload_at: Instant::now(),
         unheard_since: None,
+        delivery: Delivery::Known,
     };
     let mut open = carried.open(TunnelState::Open);
     let mut next = Next::Open;

@@ -6,22 +6,25 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use super::end::End;
-use super::host::{InstanceSide, ParkHost};
-use super::parkable::{Next, Parkable};
+use super::host::{InstanceSide, ParkHost, Reopen};
+use super::lost::ping;
+use super::parkable::{Delivery, Next, Parkable};
 use crate::deadline::Deadline;
 use crate::telemetry::{ParkOutcome, TunnelEnd as EndedBy};
 use crate::upstream::carried::OpenTunnel;
 use crate::upstream::carry::{VERDICT, at, close_for};
 use crate::upstream::epoch_end::cut;
-use crate::upstream::websocket::{Close, control};
+use crate::upstream::websocket::Close;
 
-/// RFC 6455 §5.2.
-const PING: u8 = 9;
+/// How long the answer to a ping behind the last payload is waited for: a tunnel of which it does not come
+/// is parked all the same, and is not taken anew.
+const DELIVERY: Duration = Duration::from_secs(1);
 
 enum Step {
     Copied(std::io::Result<()>),
@@ -35,7 +38,7 @@ impl<C, I, H> Parkable<'_, '_, C, I, H>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     I: InstanceSide,
-    H: ParkHost,
+    H: ParkHost + Reopen<I>,
 {
     /// Carries bytes both ways until it rests or ends.
     pub(super) async fn carry(&mut self, open: &mut OpenTunnel<'_>) -> Next {
@@ -52,17 +55,22 @@ where
         self.payload_at = began;
         if self.unheard_since.is_some() {
             self.unheard_since = Some(began);
-            if let Some(leased) = self.leased() {
-                leased.expect_answers(Some(park.probe));
+            if let Some(instance) = self.instance() {
+                instance.expect_answers(Some(park.probe));
             }
         }
         loop {
             let (relay, payload_at) = (&mut self.relay, &mut self.payload_at);
+            let delivery = &mut self.delivery;
             let step = poll_fn(|cx| {
                 if let Poll::Ready(copied) = relay.poll_copy(cx) {
                     return Poll::Ready(Step::Copied(copied));
                 }
-                if relay.take_payload() {
+                let is_from_client = relay.to_instance.take_payload();
+                if is_from_client {
+                    *delivery = Delivery::Unknown;
+                }
+                if relay.to_client.take_payload() || is_from_client {
                     *payload_at = Instant::now();
                     quiet.set(*payload_at + park.after);
                     if let Some((limit, idle)) = &mut idle {
@@ -93,14 +101,17 @@ where
                         }
                     }
                     Step::Idle => return ended(EndedBy::Idle),
-                    Step::Quiet if self.may_rest() => match self.host.take_place() {
+                    Step::Quiet if !self.may_rest() => quiet.set(Instant::now() + park.after),
+                    Step::Quiet if self.ask_for_delivery() => {
+                        quiet.set(Instant::now() + park.after.min(DELIVERY));
+                    }
+                    Step::Quiet => match self.host.take_place() {
                         true => return Next::Rest(false),
                         false => {
                             self.carried.metrics().count_park(ParkOutcome::Full);
                             quiet.set(Instant::now() + park.after);
                         }
                     },
-                    Step::Quiet => quiet.set(Instant::now() + park.after),
                 },
                 () = cut(Some(&self.endpoint)) => return self.was_cut(),
                 () = &mut forsaken => {
@@ -132,34 +143,13 @@ where
         is_at_border && is_heard
     }
 
-    /// Whether the instance has been heard since its last wake.
-    fn is_heard(&mut self) -> bool {
-        let since = self.unheard_since;
-        if let Some(leased) = self.leased()
-            && since.is_some_and(|since| leased.last_heard() > since)
-        {
-            self.trust();
-        }
-        self.unheard_since.is_none()
-    }
-
-    /// It is as any connection again: the instance may take its time.
-    fn trust(&mut self) {
-        if let Some(leased) = self.leased() {
-            leased.expect_answers(None);
-        }
-        self.unheard_since = None;
-    }
-
     /// A ping of the gateway's own: whoever speaks WebSocket answers it. Where bytes are all that is
     /// known, it is left to the kernel to find out. Whether there is to be an answer.
     fn ask(&mut self) -> bool {
         let flow = &mut self.relay.to_instance;
         let may_ask = flow.has_border() && flow.is_at_border();
         if may_ask {
-            let mask = fastrand::u32(..).to_ne_bytes();
-            let ping = control(PING, b"", Some(mask));
-            flow.rest.extend_from_slice(&ping);
+            flow.rest.extend_from_slice(&ping(b""));
         }
         may_ask
     }
@@ -175,7 +165,11 @@ where
                 self.host.doubt();
                 let asleep = timeout(VERDICT, cut(Some(&self.endpoint))).await;
                 if asleep.is_ok() {
-                    return Some(Next::End(End::restarted("sleep")));
+                    let may_rest = self.can_resume() && self.host.take_place();
+                    return Some(match may_rest && self.lose() {
+                        true => Next::Rest(true),
+                        false => Next::End(End::restarted("sleep")),
+                    });
                 }
             }
         }

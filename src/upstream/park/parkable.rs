@@ -11,7 +11,6 @@ use super::host::{InstanceSide, ParkRules};
 use crate::telemetry::UnparkCause;
 use crate::upstream::carried::Carried;
 use crate::upstream::carry::TunnelRules;
-use crate::upstream::leased_stream::LeasedStream;
 use crate::upstream::relay::Relay;
 use crate::wake::Endpoint;
 
@@ -27,6 +26,17 @@ pub(super) enum Next {
     End(End),
 }
 
+/// Whether the instance has received all payload that was written to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivery {
+    /// It has.
+    Known,
+    /// Nobody knows.
+    Unknown,
+    /// It was asked by a ping behind it.
+    Asked,
+}
+
 /// One tunnel that may be parked.
 pub(super) struct Parkable<'a, 'h, C, I, H> {
     pub(super) relay: Relay<'a, C, I>,
@@ -40,20 +50,39 @@ pub(super) struct Parkable<'a, 'h, C, I, H> {
     pub(super) payload_at: Instant,
     /// Since when the instance, which has slept, has not been heard after its wake.
     pub(super) unheard_since: Option<Instant>,
+    pub(super) delivery: Delivery,
 }
 
 // === impl Parkable ===
 
 impl<C, I: InstanceSide, H> Parkable<'_, '_, C, I, H> {
     /// The connection to the instance, while there is one.
-    pub(super) fn leased(&mut self) -> Option<&mut LeasedStream> {
-        let side = self.relay.instance.as_mut()?;
-        Some(side.get_mut().leased())
+    pub(super) fn instance(&mut self) -> Option<&mut I> {
+        Some(self.relay.instance.as_mut()?.get_mut())
     }
 
     /// The quiet tunnel has payload again; false where its instance is about to sleep, or sleeps.
     pub(super) fn go_on(&mut self) -> bool {
-        self.leased().is_some_and(LeasedStream::go_on)
+        self.instance().is_some_and(I::go_on)
+    }
+
+    /// Whether the instance has been heard since its last wake.
+    pub(super) fn is_heard(&mut self) -> bool {
+        let since = self.unheard_since;
+        if let Some(instance) = self.instance()
+            && since.is_some_and(|since| instance.last_heard() > since)
+        {
+            self.trust();
+        }
+        self.unheard_since.is_none()
+    }
+
+    /// It is as any connection again: the instance may take its time.
+    pub(super) fn trust(&mut self) {
+        if let Some(instance) = self.instance() {
+            instance.expect_answers(None);
+        }
+        self.unheard_since = None;
     }
 
     /// Counts the end of its being parked.

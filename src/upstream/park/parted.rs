@@ -23,6 +23,7 @@ pub struct Parted<'a, C, I> {
     farewell: Farewell<'a, C, I>,
     endpoint: Endpoint,
     left: Option<LeftBehind<I>>,
+    is_broken: bool,
 }
 
 // === impl Parkable ===
@@ -56,7 +57,9 @@ where
             });
         }
         let is_client_gone = end.by == EndedBy::Client && !has_frames;
-        let farewell = match is_client_gone {
+        // It cannot be told, and is not to take it for an orderly end.
+        let is_broken = end.by == EndedBy::Sleep && !has_frames;
+        let farewell = match is_client_gone || is_broken {
             true => Farewell::nothing(),
             false => Farewell::of(relay, end.close),
         };
@@ -64,6 +67,7 @@ where
             farewell,
             endpoint,
             left,
+            is_broken,
         }
     }
 }
@@ -81,7 +85,13 @@ where
             farewell: Farewell::nothing(),
             endpoint,
             left: None,
+            is_broken: false,
         }
+    }
+
+    /// Whether the client is to find its connection reset: its instance is lost, and nothing can say so.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
     }
 
     /// Takes leave of whoever is there; what is left is an instance's side that sleeps.

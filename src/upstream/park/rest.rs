@@ -6,7 +6,7 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::input::{Found, look};
@@ -74,39 +74,8 @@ impl Rest {
         I: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            let Some(instance) = &mut relay.instance else {
-                return Poll::Ready(Seen::InstanceOver);
-            };
-            if relay
-                .to_client
-                .poll_copy(instance, &mut relay.client, cx)
-                .is_ready()
-            {
-                return Poll::Ready(match carried.ended_by() == EndedBy::Client {
-                    true => Seen::ClientOver,
-                    false => Seen::InstanceOver,
-                });
-            }
-            if relay.to_client.take_payload() {
-                return Poll::Ready(Seen::FromInstance);
-            }
-            self.is_answering &= !relay.to_client.rest.is_empty();
-            if self.is_answering {
-                // Who takes no answers asks nothing more.
-                return Poll::Pending;
-            }
-            if self.passing > 0 {
-                let before = relay.to_instance.rest.len();
-                let passing = self.passing;
-                let polled = relay.to_instance.poll_write_rest(instance, passing, cx);
-                let gone = before.saturating_sub(relay.to_instance.rest.len());
-                self.passing = passing.saturating_sub(gone);
-                if ready!(polled).is_err() {
-                    return Poll::Ready(Seen::InstanceOver);
-                }
-            }
-            if ready!(relay.to_instance.poll_flush(instance, cx)).is_err() {
-                return Poll::Ready(Seen::InstanceOver);
+            if let Some(seen) = ready!(self.poll_instance(relay, carried, cx)) {
+                return Poll::Ready(seen);
             }
             let room = match self.waking {
                 Some(limit) => limit.saturating_sub(relay.to_instance.rest.len()),
@@ -136,6 +105,60 @@ impl Rest {
         }
     }
 
+    /// Goes on with what the instance says, and with control frames for it, where there is one.
+    fn poll_instance<C, I>(
+        &mut self,
+        relay: &mut Relay<'_, C, I>,
+        carried: &Carried,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Seen>>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(instance) = &mut relay.instance else {
+            // Only answers go to the client.
+            let (flow, client) = (&mut relay.to_client, &mut relay.client);
+            let answers = flow.rest.len();
+            let written = ready!(flow.poll_write_rest(client, answers, cx));
+            let written = written.and_then(|()| match flow.poll_flush(client, cx) {
+                Poll::Ready(flushed) => flushed,
+                Poll::Pending => Ok(()),
+            });
+            self.is_answering = false;
+            return Poll::Ready(written.err().map(|_| Seen::ClientOver));
+        };
+        let copied = relay.to_client.poll_copy(instance, &mut relay.client, cx);
+        if copied.is_ready() {
+            return Poll::Ready(Some(match carried.ended_by() == EndedBy::Client {
+                true => Seen::ClientOver,
+                false => Seen::InstanceOver,
+            }));
+        }
+        if relay.to_client.take_payload() {
+            return Poll::Ready(Some(Seen::FromInstance));
+        }
+        self.is_answering &= !relay.to_client.rest.is_empty();
+        if self.is_answering {
+            // Who takes no answers asks nothing more.
+            return Poll::Pending;
+        }
+        let passing = self.passing;
+        if passing > 0 {
+            let before = relay.to_instance.rest.len();
+            let polled = relay.to_instance.poll_write_rest(instance, passing, cx);
+            let gone = before.saturating_sub(relay.to_instance.rest.len());
+            self.passing = passing.saturating_sub(gone);
+            if ready!(polled).is_err() {
+                return Poll::Ready(Some(Seen::InstanceOver));
+            }
+        }
+        if ready!(relay.to_instance.poll_flush(instance, cx)).is_err() {
+            return Poll::Ready(Some(Seen::InstanceOver));
+        }
+        Poll::Ready(None)
+    }
+
     /// What the client has sent next; control frames are taken, or pass.
     fn look<C, I>(&mut self, relay: &mut Relay<'_, C, I>) -> Found {
         let (flow, to_client) = (&mut relay.to_instance, &mut relay.to_client);
@@ -162,10 +185,27 @@ impl Rest {
         }
         found
     }
+
+    /// A control frame of the gateway's own is to go to the instance, before anything else.
+    pub(super) fn question<C, I>(&mut self, relay: &mut Relay<'_, C, I>, frame: &[u8]) {
+        let flow = &mut relay.to_instance;
+        let mut rest = BytesMut::from(frame);
+        rest.extend_from_slice(&flow.rest);
+        flow.rest = rest;
+        self.passing = frame.len();
+    }
+
+    /// Takes it back as far as nothing of it was written; of what was begun the rest is the next that goes.
+    pub(super) fn take_back<C, I>(&mut self, relay: &mut Relay<'_, C, I>, frame: &[u8]) {
+        let flow = &mut relay.to_instance;
+        if std::mem::take(&mut self.passing) == frame.len() {
+            drop(flow.rest.split_to(frame.len()));
+        }
+    }
 }
 
 /// The answer to a ping.
-fn pong(ping: &[u8]) -> bytes::Bytes {
+fn pong(ping: &[u8]) -> Bytes {
     let header = FrameHeader::parse(ping).ok().flatten();
     let payload = header.and_then(|header| Some((ping.get(header.header_length..)?, header.mask)));
     match payload {

@@ -1,24 +1,29 @@
 //! A tunnel that is quiet, or whose instance sleeps, until there is payload.
 //!
 //! Guarantees: a client's payload is not written before its instance is ready for it and the tunnel has a
-//! place there; then it is the same connection's, or the client is told that it is not.
+//! place there; then it is the same connection's, or that of a handshake made anew where that may be, or
+//! the client is told that it is not. Nothing but payload wakes.
 
 use std::future::poll_fn;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::end::End;
-use super::host::{InstanceSide, ParkHost, Unready, Woken};
+use super::host::{InstanceSide, ParkHost, Reopen, Unready, Woken};
+use super::lost::{Woke, over};
 use super::parkable::{Next, Parkable};
 use super::rest::{Rest, Seen};
 use crate::telemetry::{ParkOutcome, TunnelEnd as EndedBy, UnparkCause};
-use crate::upstream::carry::{at, close_for};
+use crate::upstream::carry::at;
 use crate::upstream::epoch_end::cut;
 use crate::upstream::websocket::Close;
 
 /// How often a client's payload waits for its instance at most, where that sleeps again meanwhile.
 const MOST_WAKES: u32 = 3;
+/// Between two looks whether an instance that is awake for somebody else takes a lost tunnel anew.
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
 
 // === impl Parkable ===
 
@@ -26,14 +31,14 @@ impl<C, I, H> Parkable<'_, '_, C, I, H>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     I: InstanceSide,
-    H: ParkHost,
+    H: ParkHost + Reopen<I>,
 {
     /// It rests until there is payload, or it ends.
     pub(super) async fn rest(&mut self, mut is_asleep: bool) -> Next {
         self.carried.metrics().count_park(ParkOutcome::Parked);
         let payload_at = self.payload_at;
-        if let Some(leased) = self.leased() {
-            leased.be_quiet(payload_at);
+        if let Some(instance) = self.instance() {
+            instance.be_quiet(payload_at);
         }
         self.host.rest();
         let (gone, until) = (self.host.gone(), Instant::now() + self.park.max_time);
@@ -42,10 +47,26 @@ where
         // What is kept for the instance is counted until it has that.
         self.relay.to_instance.held = buffers.map(|buffers| buffers.hold(0));
         let mut wakes = 0;
+        let mut join_at = None;
         let (cause, end) = loop {
-            if is_asleep {
+            if self.is_lost() {
+                is_asleep = true;
+                join_at = None;
+                if self.may_join() {
+                    match self.reopen(None, &mut rest).await {
+                        Ok(true) => {
+                            self.count(UnparkCause::Reconnected);
+                            return Next::Open;
+                        }
+                        // Its port may not be ready yet, or has no place for one more.
+                        Ok(false) => join_at = Some(Instant::now() + JOIN_AGAIN),
+                        Err(ended) => break ended,
+                    }
+                }
+            } else if is_asleep {
                 match self.attach() {
                     Some(true) => is_asleep = false,
+                    Some(false) if self.lose() => continue,
                     Some(false) => {
                         break (UnparkCause::Restarted, End::restarted("instance restarted"));
                     }
@@ -61,34 +82,44 @@ where
                     continue;
                 }
                 _ = self.epochs.changed(), if is_asleep => continue,
+                () = at(join_at) => continue,
                 () = gone.cancelled() => {
                     break (UnparkCause::Gone, End::restarted("instance gone"));
                 }
-                () = at(Some(until)) => {
-                    break (UnparkCause::Time, End::kept(EndedBy::ParkTime, close_for(EndedBy::ParkTime)));
-                }
-                () = at(self.rules.until) => {
-                    break (UnparkCause::Time, End::kept(EndedBy::MaxLife, close_for(EndedBy::MaxLife)));
-                }
-                () = self.stop.cancelled() => {
-                    break (UnparkCause::Gateway, End::kept(EndedBy::Gateway, Close::restart("drain")));
-                }
+                () = at(Some(until)) => break over(EndedBy::ParkTime),
+                () = at(self.rules.until) => break over(EndedBy::MaxLife),
+                () = self.stop.cancelled() => break over(EndedBy::Gateway),
             };
             match seen {
                 Seen::Payload(what) => {
                     wakes += 1;
-                    match self.wake(what, &mut rest, is_asleep).await {
-                        Ok(true) => {
+                    let woke = match self.is_lost() {
+                        true => Ok(Woke::Lost),
+                        false => self.wake(what, &mut rest, is_asleep).await,
+                    };
+                    let woke = match woke {
+                        Ok(Woke::Lost) => match self.reopen(Some(what), &mut rest).await {
+                            Ok(true) => {
+                                self.count(UnparkCause::Reconnected);
+                                return Next::Open;
+                            }
+                            Ok(false) => Ok(Woke::Asleep),
+                            Err(ended) => Err(ended),
+                        },
+                        woke => woke,
+                    };
+                    match woke {
+                        Ok(Woke::Ready) => {
                             self.count(UnparkCause::Client);
                             return Next::Open;
                         }
-                        Ok(false) if wakes < MOST_WAKES => {
+                        Ok(Woke::Asleep | Woke::Lost) if wakes < MOST_WAKES => {
                             is_asleep = true;
-                            if let Some(leased) = self.leased() {
-                                leased.be_quiet(payload_at);
+                            if let Some(instance) = self.instance() {
+                                instance.be_quiet(payload_at);
                             }
                         }
-                        Ok(false) => {
+                        Ok(Woke::Asleep | Woke::Lost) => {
                             let close = Close {
                                 code: 1013,
                                 reason: "asleep",
@@ -113,10 +144,13 @@ where
                     return Next::Open;
                 }
                 Seen::ClientOver => break (UnparkCause::Closed, End::by_client(&self.relay)),
+                Seen::InstanceOver
+                    if (is_asleep || self.unheard_since.is_some()) && self.lose() => {}
                 Seen::InstanceOver if !is_asleep && self.go_on() => {
                     self.count(UnparkCause::Closed);
                     return Next::Open;
                 }
+                Seen::InstanceOver if self.lose() => {}
                 Seen::InstanceOver => {
                     break (UnparkCause::Restarted, End::restarted("instance restarted"));
                 }
@@ -142,12 +176,19 @@ where
             return Some(false);
         }
         let (payload_at, open) = (self.payload_at, endpoint.open_connection());
-        let leased = self.leased()?;
-        leased.attach(open);
-        leased.be_quiet(payload_at);
+        let instance = self.instance()?;
+        instance.attach(open);
+        instance.be_quiet(payload_at);
         self.unheard_since = Some(Instant::now());
         self.endpoint = endpoint;
         Some(true)
+    }
+
+    /// Whether the instance is awake for somebody else, so that it may take a lost tunnel anew.
+    fn may_join(&mut self) -> bool {
+        self.epochs.mark_unchanged();
+        let endpoint = self.host.endpoint();
+        endpoint.is_some_and(|endpoint| !endpoint.is_resting() && !endpoint.cut().is_cancelled())
     }
 
     /// Waits until the instance is ready for a client's payload, which is not written before that;
@@ -157,32 +198,28 @@ where
         what: &'static str,
         rest: &mut Rest,
         was_asleep: bool,
-    ) -> Result<bool, (UnparkCause, End)> {
+    ) -> Result<Woke, (UnparkCause, End)> {
         rest.waking = Some(self.park.buffer);
-        let restarted = || (UnparkCause::Restarted, End::restarted("instance restarted"));
         let (relay, carried) = (&mut self.relay, self.carried);
         let mut is_client_there = true;
         let mut waking = self.host.wake(what);
         let woken = loop {
             tokio::select! {
-                woken = &mut waking => break woken,
+                woken = &mut waking => break Some(woken),
                 seen = poll_fn(|cx| rest.poll(relay, carried, cx)), if is_client_there => match seen {
-                    Seen::InstanceOver => return Err(restarted()),
+                    Seen::InstanceOver => break None,
                     // What it has sent goes to its instance all the same.
                     Seen::ClientOver => is_client_there = false,
                     Seen::Payload(_) | Seen::FromInstance => {}
                 },
-                () = at(self.rules.until) => {
-                    let end = End::kept(EndedBy::MaxLife, close_for(EndedBy::MaxLife));
-                    return Err((UnparkCause::Time, end));
-                }
-                () = self.stop.cancelled() => {
-                    let end = End::kept(EndedBy::Gateway, Close::restart("drain"));
-                    return Err((UnparkCause::Gateway, end));
-                }
+                () = at(self.rules.until) => return Err(over(EndedBy::MaxLife)),
+                () = self.stop.cancelled() => return Err(over(EndedBy::Gateway)),
             }
         };
         drop(waking);
+        let Some(woken) = woken else {
+            return self.lose_or_end();
+        };
         let Woken {
             endpoint,
             is_booted,
@@ -198,17 +235,23 @@ where
         };
         let is_same = endpoint.epoch() == self.endpoint.epoch();
         if is_same && !was_asleep {
-            return Ok(self.go_on());
+            return match self.go_on() {
+                true => self.ask_first(rest).await,
+                false => Ok(Woke::Asleep),
+            };
         }
         if is_booted || endpoint.ip() != self.endpoint.ip() {
-            return Err(restarted());
+            return self.lose_or_end();
         }
         let open = endpoint.open_connection();
-        if let Some(leased) = self.leased() {
-            leased.attach(open);
+        if let Some(instance) = self.instance() {
+            instance.attach(open);
         }
         self.unheard_since = Some(Instant::now());
         self.endpoint = endpoint;
-        Ok(!self.endpoint.cut().is_cancelled())
+        match self.endpoint.cut().is_cancelled() {
+            true => Ok(Woke::Asleep),
+            false => self.ask_first(rest).await,
+        }
     }
 }

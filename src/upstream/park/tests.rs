@@ -99,6 +99,19 @@ impl ParkHost for &Host {
     }
 }
 
+impl<I: Send> Reopen<I> for &Host {
+    fn can_reopen(&self) -> bool {
+        false
+    }
+
+    fn reopen(
+        &mut self,
+        _: Option<&'static str>,
+    ) -> BoxFuture<'_, Result<Option<Reopened<I>>, Unready>> {
+        async { Ok(None) }.boxed()
+    }
+}
+
 fn epoch(number: u64) -> Endpoint {
     Endpoint::alone_at(number, IpAddr::from([127, 0, 0, 1]))
 }
@@ -154,6 +167,7 @@ impl Around {
             buffer: 1024,
             max_time: DAY,
             probe: PROBE,
+            reconnects: false,
         };
         let (host, ours) = (&self.host, self.ours.take().unwrap());
         let (carried, endpoint, stop) = (&self.carried, &self.endpoint, &self.stop);

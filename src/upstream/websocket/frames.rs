@@ -36,6 +36,8 @@ pub enum Opcode {
 pub struct FrameHeader {
     /// Its kind.
     pub opcode: Opcode,
+    /// Whether it is the last one of its message.
+    pub is_final: bool,
     /// The mask of a frame of a client's.
     pub mask: Option<[u8; 4]>,
     /// The bytes of the header.
@@ -44,11 +46,18 @@ pub struct FrameHeader {
     pub payload_length: u64,
 }
 
+/// The payload of a ping by which its answer is known.
+pub type PingToken = [u8; 8];
+
 /// Follows the frames of one direction.
 #[derive(Debug, Clone)]
 pub struct FrameReader {
     state: State,
     has_closed: bool,
+    /// Whether more of the last message has to come.
+    is_in_message: bool,
+    /// The answer that is waited for.
+    awaited: Option<PingToken>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,7 +68,12 @@ enum State {
         count: usize,
     },
     /// In a payload of which so much is left.
-    Payload { left: u64, is_data: bool },
+    Payload {
+        left: u64,
+        is_data: bool,
+        /// Whether it is the answer that is waited for, as far as it has come.
+        is_answer: bool,
+    },
     /// It is no WebSocket.
     Lost,
 }
@@ -129,6 +143,7 @@ impl FrameHeader {
         };
         Ok(Some(Self {
             opcode,
+            is_final,
             mask,
             header_length: 2 + length_bytes + mask.map_or(0, |mask| mask.len()),
             payload_length,
@@ -150,7 +165,24 @@ impl FrameReader {
         Self {
             state: BETWEEN,
             has_closed: false,
+            is_in_message: false,
+            awaited: None,
         }
+    }
+
+    /// Waits for the answer to a ping with this payload from now on.
+    pub fn await_answer(&mut self, token: PingToken) {
+        self.awaited = Some(token);
+    }
+
+    /// Whether that is still waited for.
+    pub fn awaits_answer(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    /// Whether nothing of a message is outstanding, and none of its frames.
+    pub fn is_between_messages(&self) -> bool {
+        self.is_between() && !self.is_in_message
     }
 
     /// Whether nothing of a frame is outstanding.
@@ -209,12 +241,19 @@ impl FrameReader {
                         (taken, false)
                     }
                     Ok(Some(header)) => {
+                        let is_data = header.opcode.is_data();
                         self.has_closed |= header.opcode == Opcode::Close;
+                        if is_data {
+                            self.is_in_message = !header.is_final;
+                        }
+                        let awaited = self.awaited.map_or(0, |token| token.len() as u64);
+                        let is_pong = header.opcode == Opcode::Pong && header.mask.is_none();
                         self.state = match header.payload_length {
                             0 => BETWEEN,
                             left => State::Payload {
                                 left,
-                                is_data: header.opcode.is_data(),
+                                is_data,
+                                is_answer: is_pong && left == awaited,
                             },
                         };
                         (header.header_length - before, header.opcode.is_data())
@@ -225,13 +264,28 @@ impl FrameReader {
                     }
                 }
             }
-            State::Payload { left, is_data } => {
+            State::Payload {
+                left,
+                is_data,
+                is_answer,
+            } => {
                 let taken = usize::try_from(*left)
                     .unwrap_or(usize::MAX)
                     .min(bytes.len());
                 let is_data = *is_data;
+                if *is_answer {
+                    let awaited = self.awaited.unwrap_or_default();
+                    let come = awaited
+                        .len()
+                        .saturating_sub(usize::try_from(*left).unwrap_or(0));
+                    let rest = awaited.iter().skip(come);
+                    *is_answer = rest.zip(bytes).all(|(awaited, byte)| awaited == byte);
+                }
                 *left -= taken as u64;
                 if *left == 0 {
+                    if *is_answer {
+                        self.awaited = None;
+                    }
                     self.state = BETWEEN;
                 }
                 (taken, is_data)
@@ -303,6 +357,45 @@ mod tests {
         );
         assert!(!reader.read(&frame(10, true, 0, false)) && !reader.has_closed());
         assert!(!reader.read(&frame(8, true, 2, false)) && reader.has_closed());
+    }
+
+    #[test]
+    fn an_answer_is_known_by_its_payload_however_it_is_cut_and_no_other_is_taken_for_it() {
+        let token = *b"01234567";
+        let pong = |payload: &[u8]| super::super::control(10, payload, None);
+        for other in [
+            pong(b"0123456"),
+            pong(b"01234568"),
+            pong(b"11234567"),
+            super::super::control(9, &token, None),
+            super::super::control(10, &token, Some([0; 4])),
+        ] {
+            let mut reader = FrameReader::new();
+            reader.await_answer(token);
+            reader.read(&other);
+            assert!(reader.awaits_answer() && reader.is_between(), "{other:?}");
+            for byte in pong(&token) {
+                assert!(reader.awaits_answer());
+                reader.read(&[byte]);
+            }
+            assert!(!reader.awaits_answer());
+        }
+    }
+
+    #[test]
+    fn a_message_of_several_frames_has_borders_of_frames_within() {
+        let mut reader = FrameReader::new();
+        for (opcode, is_final, is_over) in [
+            (1, false, false),
+            (9, true, false),
+            (0, false, false),
+            (0, true, true),
+            (2, true, true),
+        ] {
+            reader.read(&frame(opcode, is_final, 3, true));
+            assert!(reader.is_between());
+            assert_eq!(reader.is_between_messages(), is_over, "{opcode}");
+        }
     }
 
     #[test]

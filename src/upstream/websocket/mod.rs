@@ -7,4 +7,6 @@ mod close;
 mod frames;
 
 pub use self::close::{Close, control, masked};
-pub use self::frames::{FrameHeader, FrameReader, LONGEST_CONTROL, NotWebSocket, Opcode};
+pub use self::frames::{
+    FrameHeader, FrameReader, LONGEST_CONTROL, NotWebSocket, Opcode, PingToken,
+};
