@@ -63,7 +63,7 @@ fn make(path: &Path) {
         (_, Some("html" | "txt")) => std::fs::write(path, "asleep\n").unwrap(),
         ("collector-fields", _) => write_secret(path, "authorization: Bearer 0123456789abcdef\n"),
         ("fleet-key" | "fleet-keys", _) => {
-            write_secret(path, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n")
+            write_secret(path, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n");
         }
         ("directory", _) => {}
         (_, None) => write_secret(path, "0123456789abcdef0123456789abcdef\n"),
