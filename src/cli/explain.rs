@@ -84,6 +84,7 @@ mod tests {
             include_str!("../admin/api.rs"),
             include_str!("../app/operator.rs"),
             include_str!("../app/standby.rs"),
+            include_str!("../workload/serve.rs"),
         ] {
             // What `Problem::new` is given.
             for call in source.split("Problem::new(").skip(1) {
