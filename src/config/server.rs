@@ -70,7 +70,7 @@ settings! {
         /// protocols; beyond them nothing more is read, and requests whose heads are large, or that
         /// are many on a connection, are refused. A client network has half of what is left once
         /// half is taken.
-        pub max_buffered_bytes: ByteSize = ByteSize(96 << 20),
+        pub max_buffered_bytes: ByteSize = ByteSize(128 << 20),
             by size_within(LEAST_BUFFER..=ByteSize(usize::MAX));
         /// Whether a route wants to know the letters of names as they came.
         #[serde(skip)]

@@ -102,7 +102,7 @@ impl Door {
 /// not hear what was said.
 async fn refuse(mut stream: TcpStream, answer: Bytes) {
     let said = async {
-        stream.readable().await?;
+        stream.peek(&mut [0]).await?;
         stream.write_all(&answer).await?;
         stream.shutdown().await?;
         let mut unread = [0; 1024];

@@ -189,7 +189,7 @@ async fn what_a_raw_connection_has_in_a_fronts_memory_is_counted_and_comes_back(
     stream.write_all(b"all of it").await.unwrap();
     let buffered = "wakegate_buffered_bytes";
     eventually("what the client does not take is counted", async || {
-        world.front.metric(buffered).await > 10_000.0
+        world.front.metric(buffered).await > 0.0
     })
     .await;
     let (mut had, mut some) = (0, vec![0; 1 << 20]);
