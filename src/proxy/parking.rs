@@ -24,12 +24,14 @@ use super::handshake::Handshake;
 use super::park_keeper::keep;
 use super::park_places::ParkPlace;
 use super::pending_request::{PendingRequest, Resolved, queues_of};
+use super::resolve::NameLookUp;
 use super::route::Destination;
 use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
 use crate::client::ClientUpgrade;
 use crate::flow::ClientBuffers;
 use crate::hold::Slot;
+use crate::instance_tls::InstanceStream;
 use crate::telemetry::WakeKind;
 use crate::upstream::{
     Carried, Close, ForwardError, InstanceSide, LeasedStream, LeftBehind, ParkHost, ParkRules,
@@ -176,24 +178,39 @@ impl<P: ControlPlane> Parking<P> {
         }
     }
 
-    async fn wake_for(&mut self, what: &'static str) -> Result<Woken, Unready> {
+    /// Its place is given up until it has another, and its time begins anew.
+    fn begin_anew(&mut self) {
         self.slot = None;
         let destination = &mut self.destination;
         destination.deadline = Instant::now() + destination.timeout;
-        let gateway = &self.gateway;
-        let look_up = gateway.look_up_of(&self.destination, None);
-        let may_wake = self.may_wake;
-        let queues = queues_of(&gateway.parts.hold, &self.instance);
-        let mut pending = PendingRequest {
+    }
+
+    /// What waits for the instance again, for something of the client's if there is a `what`.
+    fn pending<'a>(
+        &'a self,
+        look_up: &'a NameLookUp<'a, P>,
+        what: Option<&'static str>,
+    ) -> PendingRequest<'a, InstanceStream> {
+        let queues = queues_of(&self.gateway.parts.hold, &self.instance);
+        let (destination, target) = (&self.destination, &self.target);
+        PendingRequest {
             resolved: Resolved {
                 instance: Arc::clone(&self.instance),
-                gate: queues.gate(self.destination.port),
+                gate: queues.gate(destination.port),
             },
             renewals: NO_RENEWAL,
             user_agent: self.user_agent.as_ref(),
-            unparked_by: Some(what),
-            ..gateway.pending(&self.destination, &self.target, &look_up, may_wake)
-        };
+            unparked_by: what,
+            ..self
+                .gateway
+                .pending(destination, target, look_up, self.may_wake)
+        }
+    }
+
+    async fn wake_for(&mut self, what: &'static str) -> Result<Woken, Unready> {
+        self.begin_anew();
+        let look_up = self.gateway.look_up_of(&self.destination, None);
+        let mut pending = self.pending(&look_up, Some(what));
         let mut wake = WakeInfo::default();
         let admitted = pending.admit(&mut wake).await;
         drop(pending);
@@ -233,29 +250,14 @@ impl<P: ControlPlane> Parking<P> {
         &mut self,
         what: Option<&'static str>,
     ) -> Result<Option<Reopened<TunnelStream>>, Unready> {
-        let again = self.again.as_deref();
-        let Some((again, once_more)) = again.and_then(|again| Some((again, again.once_more()?)))
-        else {
+        let once_more = self.again.as_deref().and_then(Handshake::once_more);
+        let Some((mut outgoing, hop, offer)) = once_more else {
             return Ok(None);
         };
-        let (mut outgoing, hop, offer) = once_more;
-        self.slot = None;
-        let destination = &mut self.destination;
-        destination.deadline = Instant::now() + destination.timeout;
-        let gateway = &self.gateway;
-        let look_up = gateway.look_up_of(&self.destination, None);
-        let queues = queues_of(&gateway.parts.hold, &self.instance);
-        let mut pending = PendingRequest {
-            resolved: Resolved {
-                instance: Arc::clone(&self.instance),
-                gate: queues.gate(self.destination.port),
-            },
-            renewals: NO_RENEWAL,
-            user_agent: self.user_agent.as_ref(),
-            unparked_by: what,
-            ..gateway.pending(&self.destination, &self.target, &look_up, self.may_wake)
-        };
-        let upstream = &gateway.parts.upstream;
+        self.begin_anew();
+        let look_up = self.gateway.look_up_of(&self.destination, None);
+        let mut pending = self.pending(&look_up, what);
+        let upstream = &self.gateway.parts.upstream;
         let mut wake = WakeInfo::default();
         let sent = if what.is_some() {
             match pending.admit(&mut wake).await {
@@ -288,9 +290,10 @@ impl<P: ControlPlane> Parking<P> {
             }
         };
         drop(pending);
+        let subprotocol = self.again.as_deref().and_then(Handshake::subprotocol);
         let agreed = sent.and_then(|mut sent| {
             let response = &mut sent.response;
-            match offer.agreed_as(response, again.subprotocol())? {
+            match offer.agreed_as(response, subprotocol)? {
                 true => {
                     let stream = response.body_mut().take_stream();
                     // Without one the instance's epoch has been cut meanwhile.

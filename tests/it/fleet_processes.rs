@@ -161,13 +161,7 @@ async fn a_node_publishes_and_serves_what_all_its_control_planes_have() {
     }
     let (etcd, authority) = (Etcd::start(1).await, Authority::new());
     let (first, second) = (Plane::start().await, Plane::start().await);
-    let key = authority.dir.path().join("second-key");
-    std::fs::write(&key, &second.token).unwrap();
-    let more = format!(
-        "[[hypeman]]\nname = \"two\"\nurl = \"http://{}\"\napi_key_file = \"{}\"\n",
-        second.address,
-        key.display()
-    );
+    let more = second.declared_as("two", authority.dir.path());
     let (endpoints, beside) = (etcd.endpoints(), (first.address, &*first.token));
     let mut node = MemberProcess::node(&authority, &endpoints, "h-1", beside, "", &more);
     let mut front = MemberProcess::front(&authority, &endpoints, "f-1", "", "");

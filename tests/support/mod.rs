@@ -259,6 +259,17 @@ impl Lines {
 }
 
 impl Plane {
+    /// The configuration's keys for it under this name; its API key is in a file below `dir`.
+    pub fn declared_as(&self, name: &str, dir: &Path) -> String {
+        let key = dir.join(format!("{name}-key"));
+        std::fs::write(&key, &self.token).unwrap();
+        format!(
+            "[[hypeman]]\nname = \"{name}\"\nurl = \"http://{}\"\napi_key_file = \"{}\"\n",
+            self.address,
+            key.display()
+        )
+    }
+
     pub async fn start() -> Self {
         Self::start_with(DriverChoice::Process).await
     }

@@ -1,12 +1,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use tokio_util::task::TaskTracker;
-
 use super::*;
-use crate::config::{FleetConfig, Variables, load};
+use crate::config::{Variables, load};
 use crate::fleet::memory::Faults;
 use crate::fleet::{MemoryEngine, Vault};
 
@@ -101,15 +97,7 @@ async fn a_clock_that_is_set_is_followed_within_a_minute_forward_and_back() {
 
 /// A front of a fleet, with this key; its CA is not there.
 fn in_fleet(dir: &Path, engine: &MemoryEngine, key: u8) -> Arc<Acme> {
-    let file = dir.join(format!("keys-{key}"));
-    std::fs::write(&file, BASE64_STANDARD.encode([key; 32])).unwrap();
-    let config = FleetConfig {
-        key_file: Some(file),
-        ..FleetConfig::default()
-    };
-    let vault = Vault::open(&config, Arc::new(engine.clone()), None);
-    let vault = vault.unwrap().unwrap();
-    TaskTracker::new().spawn(Arc::clone(&vault).run());
+    let vault = Vault::followed(dir, engine, key);
     let acme = AcmeConfig {
         directory: "https://127.0.0.1:9/dir".to_owned(),
         ..AcmeConfig::default()

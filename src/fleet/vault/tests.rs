@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,22 @@ use crate::fleet::memory::Faults;
 
 /// The longest that anything takes.
 const LIMIT: Duration = Duration::from_secs(120);
+
+impl Vault {
+    /// One with this key, which is in a file below `dir`, that follows the engine by itself.
+    pub(crate) fn followed(dir: &Path, engine: &MemoryEngine, key: u8) -> Arc<Self> {
+        let file = dir.join(format!("keys-{key}"));
+        std::fs::write(&file, BASE64_STANDARD.encode([key; 32])).unwrap();
+        let config = FleetConfig {
+            key_file: Some(file),
+            ..FleetConfig::default()
+        };
+        let vault = Self::open(&config, Arc::new(engine.clone()), None);
+        let vault = vault.unwrap().unwrap();
+        TaskTracker::new().spawn(Arc::clone(&vault).run());
+        vault
+    }
+}
 
 /// A fleet's engine, and the files of its fronts.
 struct Fleet {

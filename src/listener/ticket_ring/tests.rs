@@ -2,10 +2,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use proptest::prelude::*;
 use tokio::time::sleep;
-use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::config::FleetConfig;
 use crate::fleet::MemoryEngine;
 
 const HOUR: i64 = 3600;
@@ -52,15 +50,7 @@ fn a_ticket_opens_at_another_gateway_and_after_a_restart_and_not_when_it_is_chan
 /// Rings of two fronts of a fleet, whose engine is in memory.
 fn shared(dir: &Path, engine: &MemoryEngine, keys: [u8; 2]) -> [(Arc<Vault>, Arc<TicketRing>); 2] {
     keys.map(|key| {
-        let file = dir.join(format!("keys-{key}"));
-        fs::write(&file, BASE64.encode([key; 32])).unwrap();
-        let config = FleetConfig {
-            key_file: Some(file),
-            ..FleetConfig::default()
-        };
-        let vault = Vault::open(&config, Arc::new(engine.clone()), None);
-        let vault = vault.unwrap().unwrap();
-        TaskTracker::new().spawn(Arc::clone(&vault).run());
+        let vault = Vault::followed(dir, engine, key);
         let ring = TicketRing::in_fleet(Arc::clone(&vault), Duration::from_secs(3600));
         (vault, ring)
     })

@@ -98,13 +98,7 @@ async fn what_is_misplaced_twice_is_refused_and_another_id_is_another_instance()
 async fn an_instance_is_asked_for_at_the_control_plane_that_its_claim_names_and_at_no_other() {
     let authority = Authority::new();
     let (first, second) = (Plane::start().await, Plane::start().await);
-    let key = authority.dir.path().join("second-key");
-    std::fs::write(&key, &second.token).unwrap();
-    let more = format!(
-        "[[hypeman]]\nname = \"two\"\nurl = \"http://{}\"\napi_key_file = \"{}\"\n",
-        second.address,
-        key.display()
-    );
+    let more = second.declared_as("two", authority.dir.path());
     let node = Node::start(&first, authority.identity("node", "h-1"), &more).await;
     let directory = Directory::new();
     let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"app.test\"\n";

@@ -167,7 +167,7 @@ async fn a_client_that_sends_its_body_byte_by_byte_ends_nobody_elses_connection(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "one time in four a blocked front has nothing left of a piece"]
+#[ignore = "what comes while its client takes nothing is not counted before the next read"]
 async fn what_a_raw_connection_has_in_a_fronts_memory_is_counted_and_comes_back() {
     const FLOOD: usize = 32 << 20;
     let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"db.test\"\n";
@@ -190,7 +190,7 @@ async fn what_a_raw_connection_has_in_a_fronts_memory_is_counted_and_comes_back(
     stream.write_all(b"all of it").await.unwrap();
     let buffered = "wakegate_buffered_bytes";
     eventually("what the client does not take is counted", async || {
-        world.front.metric(buffered).await > 0.0
+        world.front.metric(buffered).await > 10_000.0
     })
     .await;
     let (mut had, mut some) = (0, vec![0; 1 << 20]);
