@@ -130,9 +130,19 @@ impl Directory {
         self.state().revision
     }
 
-    /// The last changes that are known, the oldest first.
+    /// The last changes that are known, the oldest first; also what this member has written and the copy has not
+    /// heard of.
     pub fn last_changes(&self) -> Vec<Remembered> {
-        self.state().last.iter().cloned().collect()
+        let state = self.state();
+        state.last.iter().chain(&state.written).cloned().collect()
+    }
+
+    /// This member has written this.
+    pub fn note_written(&self, change: Remembered) {
+        let mut state = self.state_mut();
+        if change.revision > state.revision {
+            state.written = Some(change);
+        }
     }
 
     /// The keys that this member reads and watches: all of them, or what concerns a node that meets no clients.
@@ -247,6 +257,7 @@ impl Directory {
         state.problems.retain(|key, _| texts.contains(key.as_str()));
         state.routes.forget_problems(&texts);
         state.revision = revision;
+        state.written = None;
         let last = entries.iter().max_by_key(|entry| entry.modified);
         state.last = last.map(Remembered::of_entry).into_iter().collect();
         state.is_known = true;

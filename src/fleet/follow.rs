@@ -125,7 +125,7 @@ async fn round(
             };
             directory.hear();
             let (entries, revision) = (read.entries, read.revision);
-            if matches!(has_same_past(directory, &*engine).await, Ok(false)) {
+            if matches!(past(directory, &*engine).await, Ok(Past::Other)) {
                 directory.doubt();
             }
             let copy = Arc::clone(directory);
@@ -143,9 +143,10 @@ async fn round(
     };
     // It may have been restored from a backup, and have come as far again since; from here on that would
     // end the watch.
-    match has_same_past(directory, &*engine).await {
-        Ok(true) => {}
-        Ok(false) => {
+    match past(directory, &*engine).await {
+        Ok(Past::Same) => {}
+        Ok(Past::Forgotten) => return EngineError::Compacted(first),
+        Ok(Past::Other) => {
             directory.doubt();
             return EngineError::Compacted(first);
         }
@@ -202,23 +203,41 @@ fn only_new(mut changes: Vec<Change>, spans: &[Span], from: &mut [i64]) -> Vec<C
     changes
 }
 
+/// What an engine's past is, beside what is known of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Past {
+    /// It has what is known, as far as can be told.
+    Same,
+    /// It does not: it is another cluster, or was restored from a backup.
+    Other,
+    /// It has forgotten whether it has the last change that is known.
+    Forgotten,
+}
+
 /// Whether the engine is still the one that is known: no other cluster, as far as it was, with what is known of the
 /// last changes. One that was restored from a backup may lack few changes, and have made others since.
-async fn has_same_past(directory: &Directory, engine: &dyn Engine) -> Result<bool, EngineError> {
+async fn past(directory: &Directory, engine: &dyn Engine) -> Result<Past, EngineError> {
+    // More may become known while the engine answers.
+    let (changes, known) = (directory.last_changes(), directory.known());
+    let known = changes
+        .last()
+        .map_or(known, |last| known.max(last.revision));
     let (revision, cluster) = stands(engine, &Key::Accepted.text()).await?;
-    if revision < directory.known() || directory.is_other(cluster) {
-        return Ok(false);
+    if revision < known || directory.is_other(cluster) {
+        return Ok(Past::Other);
     }
     // The last one is the least that another past has had.
-    for change in directory.last_changes().iter().rev() {
+    for (nth, change) in changes.iter().rev().enumerate() {
         match remembers(engine, change).await {
             Ok(true) => {}
+            Ok(false) => return Ok(Past::Other),
+            Err(EngineError::Compacted(_)) if nth == 0 => return Ok(Past::Forgotten),
             // What is older it may have forgotten.
-            Err(EngineError::Compacted(_)) => return Ok(true),
-            other => return other,
+            Err(EngineError::Compacted(_)) => return Ok(Past::Same),
+            Err(error) => return Err(error),
         }
     }
-    Ok(true)
+    Ok(Past::Same)
 }
 
 fn tell(applied: Applied) -> Applied {

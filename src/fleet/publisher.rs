@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
 use super::directory::Directory;
-use super::engine::{MOST_OPERATIONS, Operation, read_all};
+use super::engine::{MOST_OPERATIONS, Operation, Remembered, read_all};
 use super::records::{ClaimRecord, Key, RouteRecord, claims_of, routes_of, write};
 
 /// How often the host's lists are compared with what is published.
@@ -168,7 +168,11 @@ async fn look(
     }
     for some in operations.chunks(MOST_OPERATIONS) {
         let done = engine.commit(Vec::new(), some.to_vec()).await;
-        done.map_err(|error| error.to_string())?;
+        let done = done.map_err(|error| error.to_string())?;
+        // Also what the copy has not heard of yet is known of the engine's past.
+        if let Some(last) = some.last() {
+            directory.note_written(Remembered::by_us(last, done.revision));
+        }
         for operation in some {
             match operation {
                 Operation::Put { key, value, .. } => there.insert(key.clone(), value.clone()),
@@ -183,6 +187,9 @@ async fn look(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{FleetConfig, WakeConfig};
+    use crate::fleet::engine::Engine;
+    use crate::fleet::{MemoryEngine, Own, Sink, Step, follow};
 
     fn instances(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         let pairs = pairs.iter();
@@ -220,6 +227,71 @@ mod tests {
         inventory.add_route(Some("b"), "a.test/".to_owned(), route("api"));
         let of = |name: &str| inventory.routes[name].instance.clone();
         assert_eq!((of("a.test/"), of("b.test/")), ("web".into(), "api".into()));
+    }
+
+    struct One;
+
+    impl Host for One {
+        fn inventory(&self) -> BoxFuture<'_, Result<Inventory, String>> {
+            Box::pin(async {
+                let mut inventory = Inventory {
+                    is_whole: true,
+                    ..Inventory::default()
+                };
+                inventory.add(None, instances(&[("web", "a1")]));
+                Ok(inventory)
+            })
+        }
+    }
+
+    struct Quiet;
+
+    impl Sink for Quiet {
+        fn take(&self, step: Step<'_>) {
+            step();
+        }
+
+        fn is_quick(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[allow(clippy::disallowed_methods, reason = "the test ends its tasks")]
+    async fn what_an_engine_lost_before_the_copy_had_heard_of_it_is_published_again_soon() {
+        let engine = MemoryEngine::new();
+        let own = Own {
+            name: "h1".to_owned(),
+            is_node: true,
+            meets_nobody: true,
+        };
+        let shared: Arc<dyn Engine> = Arc::new(engine.clone());
+        let (config, wake) = (FleetConfig::default(), WakeConfig::default());
+        let copy = Directory::new(own, &config, &wake, "default", shared).unwrap();
+        let following = tokio::spawn(follow(Arc::clone(&copy), Arc::new(Quiet)));
+        sleep(Duration::from_secs(1)).await;
+        let backup = engine.backup();
+        let publishing = tokio::spawn(publish(Arc::clone(&copy), Arc::new(One)));
+        // What is written is not yet told to anybody as the engine goes back, and somebody else writes.
+        while engine.revision() == 1 {
+            tokio::task::yield_now().await;
+        }
+        engine.restore(&backup);
+        let other = Operation::Put {
+            key: Key::Policy("slow".to_owned()).text(),
+            value: b"{}".to_vec(),
+            lease: 0,
+        };
+        engine.commit(Vec::new(), vec![other]).await.unwrap();
+        sleep(Duration::from_secs(5)).await;
+        let (claims, _) = read_all(&engine, &claims_of("h1")).await.unwrap();
+        assert_eq!((claims.len(), copy.status_went_back()), (1, 1));
+        // It is said once, and then it is quiet.
+        let revision = engine.revision();
+        sleep(Duration::from_secs(120)).await;
+        assert_eq!((engine.revision(), copy.status_went_back()), (revision, 1));
+        following.abort();
+        publishing.abort();
     }
 
     #[test]

@@ -131,6 +131,33 @@ async fn an_engine_that_went_back_and_has_come_as_far_again_is_read_anew() {
 
 #[tokio::test(start_paused = true)]
 #[allow(clippy::disallowed_methods, reason = "the test ends its task")]
+async fn an_engine_that_went_back_and_has_forgotten_what_was_is_read_anew() {
+    // What goes last before the engine goes back, and so is what is known of its past: routes that the backup
+    // still has, and a route that it never had.
+    for lost in ["r/op/a.x", "r/op/b.x"] {
+        let engine = MemoryEngine::new();
+        let copy = directory("f", false, &engine);
+        let following = tokio::spawn(crate::fleet::follow(Arc::clone(&copy), Arc::new(Quiet)));
+        put(&engine, "r/op/a.x", &json!({"instance": "a"})).await;
+        let backup = engine.backup();
+        put(&engine, "r/op/b.x", &json!({"instance": "b"})).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        delete(&engine, vec![lost.to_owned()]).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!((served(&copy).len(), copy.known()), (1, 4), "{lost}");
+        engine.restore(&backup);
+        put(&engine, "r/op/c.x", &json!({"instance": "c"})).await;
+        put(&engine, "r/op/d.x", &json!({"instance": "d"})).await;
+        engine.compact();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let names: Vec<String> = served(&copy).into_keys().collect();
+        assert_eq!(names, ["a.x/", "c.x/", "d.x/"], "{lost}");
+        following.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods, reason = "the test ends its task")]
 async fn an_engine_that_has_forgotten_what_was_is_read_once() {
     let engine = MemoryEngine::new();
     let copy = directory("f", false, &engine);
