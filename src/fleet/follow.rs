@@ -138,6 +138,10 @@ async fn round(
             };
             directory.hear();
             let (entries, revision) = (read.entries, read.revision);
+            // It went back before it was watched, and would be silent until it has come as far again.
+            if revision + 1 < first {
+                return EngineError::Compacted(revision);
+            }
             if matches!(past(directory, &*engine).await, Ok(Past::Other)) {
                 directory.doubt();
             }

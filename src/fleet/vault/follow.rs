@@ -64,6 +64,10 @@ impl Vault {
             Ok(read) => read,
             Err(error) => return error,
         };
+        // It went back before it was watched, and would be silent until it has come as far again.
+        if revision + 1 < first {
+            return EngineError::Compacted(revision);
+        }
         let lost = self.state_mut().replace(entries, revision);
         if !lost.is_empty() {
             let count = lost.len();

@@ -166,6 +166,14 @@ async fn an_engine_that_goes_back_while_it_is_read_is_read_anew() {
         put(&engine, "r/op/a.x", &json!({"instance": "a"})).await;
         let backup = engine.backup();
         delete(&engine, vec!["r/op/a.x".to_owned()]).await;
+        for round in 0..4 {
+            put(
+                &engine,
+                "r/op/lost.x",
+                &json!({"instance": format!("lost-{round}")}),
+            )
+            .await;
+        }
         let copy = directory("f", false, &engine);
         engine.set_faults(Faults {
             away: false,
@@ -178,8 +186,11 @@ async fn an_engine_that_goes_back_while_it_is_read_is_read_anew() {
         put(&engine, "r/op/b.x", &json!({"instance": "b"})).await;
         put(&engine, "r/op/c.x", &json!({"instance": "c"})).await;
         tokio::time::sleep(Duration::from_secs(15)).await;
+        put(&engine, "r/op/d.x", &json!({"instance": "d"})).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let names: Vec<String> = served(&copy).into_keys().collect();
-        assert_eq!(names, ["a.x/", "b.x/", "c.x/"], "after {moment} tenths");
+        let wanted = ["a.x/", "b.x/", "c.x/", "d.x/"];
+        assert_eq!(names, wanted, "after {moment} tenths");
         following.abort();
     }
 }
