@@ -5,6 +5,7 @@
 //! operator accepts it; a host that falls silent keeps its claims.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Directory {
     engine: Arc<dyn Engine>,
     state: RwLock<State>,
     rereads: Rereads,
+    /// What this member's host lacks in its list and has published.
+    unlisted: AtomicUsize,
     /// When the engine was last heard.
     heard: RwLock<Option<Instant>>,
     /// The revision that is in force.
@@ -85,6 +88,7 @@ impl Directory {
             engine,
             state: RwLock::new(state),
             rereads: Rereads::default(),
+            unlisted: AtomicUsize::new(0),
             heard: RwLock::default(),
             changed: watch::Sender::new(0),
         }))
@@ -435,6 +439,7 @@ impl Directory {
                 routes: held,
                 of: state.routes.len(),
             }),
+            unlisted: self.unlisted.load(Ordering::Relaxed),
             claimed_twice,
             routes: state.routes.len(),
             problems: problems
@@ -462,6 +467,18 @@ impl Directory {
     /// How often the engine went back to an earlier revision.
     pub fn status_went_back(&self) -> u64 {
         self.state().went_back
+    }
+
+    /// The share of what is known that may go at once, and the revision at which an operator has accepted last
+    /// that things are gone.
+    pub(super) fn shrinking(&self) -> (f64, i64) {
+        let accepted = self.state().accepted.as_ref().map(|entry| entry.modified);
+        (self.max_shrink, accepted.unwrap_or_default())
+    }
+
+    /// So many keys stay although this member's host lacks them in its list.
+    pub(super) fn note_unlisted(&self, count: usize) {
+        self.unlisted.store(count, Ordering::Relaxed);
     }
 
     /// How many there are of what operators look after.
