@@ -213,7 +213,8 @@ impl<P: ControlPlane> Waiting<P> {
             return open.cut(TunnelEnd::Client);
         };
         let send_timeout = parts.server.load().send_timeout;
-        let mut client = WaitingClient::new(client, send_timeout);
+        let buffers = self.wake.buffers.clone();
+        let mut client = WaitingClient::new(client, send_timeout, buffers);
         let tunnel = &self.wake.target.destination.route.config().tunnel;
         let rules = TunnelRules::of(tunnel, true);
         let idle = rules.idle.map(|idle| Instant::now() + idle);

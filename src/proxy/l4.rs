@@ -147,7 +147,9 @@ impl<P: ControlPlane> Gateway<P> {
         } = sent;
         let of = (&resolved, &pending.resolved.instance);
         let may_wake = pending.may_wake;
-        if let Some(mut park) = Parking::of(self, &destination, of, (may_wake, None), None) {
+        let park = Parking::of(self, &destination, of, (may_wake, None), None);
+        if let Some(park) = park {
+            let mut park = park.counting(arrival.buffers.cloned());
             let (carried, tunnels) = (log.carry(context, *wake), &self.parts.tunnels);
             let place = (&endpoint, slot);
             let carrying = park.carry(&mut *client, response, rules, &carried, place);
