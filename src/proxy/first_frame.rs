@@ -25,6 +25,7 @@ use super::error_response;
 use super::gateway::Gateway;
 use super::handshake::Handshake;
 use super::parking::Parking;
+use super::peer_facts;
 use super::pending_request::PendingRequest;
 use super::prepare::prepare;
 use super::request_log::RequestLog;
@@ -149,6 +150,8 @@ impl<P: ControlPlane> Gateway<P> {
             if let Some(age) = config.forwarding.hsts.filter(|_| target.is_secure) {
                 headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
             }
+        } else if config.tunnel.park.is_some() {
+            peer_facts::say_parks(headers);
         }
         *extra = ExtraFields::of(&self.parts.response.load());
 

@@ -226,7 +226,7 @@ mod tests {
         let (mut near, far) = duplex(64 * 1024);
         let mut client = WaitingClient::new(Box::pin(far), LIMIT, Some(buffers.clone()));
         near.write_all(&frame(0x82, &[7; 120])).await.unwrap();
-        near.write_all(&[7; 2 * ROOM]).await.unwrap();
+        near.write_all(&vec![7; 2 * ROOM]).await.unwrap();
         client.first_frame().await.unwrap();
         let all = buffers.hold(1 << 20);
         // A little of it is free.

@@ -23,10 +23,7 @@ async fn buffered(gateway: &Gateway) -> f64 {
 
 /// More than half of it is used, and what is more than there is room for waits with its clients.
 async fn is_bounded(gateway: &Gateway) {
-    eventually("much is kept", async || {
-        buffered(gateway).await > 500_000.0
-    })
-    .await;
+    eventually("much is kept", async || buffered(gateway).await > 500_000.0).await;
     for _ in 0..10 {
         let bytes = buffered(gateway).await;
         assert!(bytes < MOST, "{bytes}");
