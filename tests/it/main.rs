@@ -78,6 +78,7 @@ mod interleavings;
 mod lifecycle;
 mod limits;
 mod observability;
+mod parked_bytes;
 mod parked_memory;
 mod parking;
 mod parking_anew;
