@@ -97,6 +97,7 @@ mod simulation;
 mod soak;
 mod streams;
 mod tickets;
+mod tls_judged;
 mod tunnels;
 mod tunnels_h2;
 mod unreadable;
