@@ -199,10 +199,17 @@ impl State {
         let last = changes.iter().skip(changes.len().saturating_sub(LAST));
         self.last.extend(last.map(Remembered::of));
         // Spans are told of independently of each other.
-        let last = self.last.make_contiguous();
+        let mut last: Vec<Remembered> = self.last.drain(..).collect();
         last.sort_by_key(|change| change.revision);
-        let over = self.last.len().saturating_sub(LAST);
-        self.last.drain(..over);
+        // Of a key, the last change is the one that can be asked for the longest.
+        let mut keys = HashSet::new();
+        while let Some(change) = last.pop()
+            && keys.len() < LAST
+        {
+            if keys.insert(change.key.clone()) {
+                self.last.push_front(change);
+            }
+        }
         self.written
             .take_if(|written| written.revision <= self.revision);
     }

@@ -223,7 +223,7 @@ enum Past {
     Same,
     /// It does not: it is another cluster, or was restored from a backup.
     Other,
-    /// It has forgotten whether it has the last change that is known.
+    /// It has forgotten whether it has had the changes that are known.
     Forgotten,
 }
 
@@ -239,18 +239,18 @@ async fn past(directory: &Directory, engine: &dyn Engine) -> Result<Past, Engine
     if revision < known || directory.is_other(cluster) {
         return Ok(Past::Other);
     }
-    // The last one is the least that another past has had.
-    for (nth, change) in changes.iter().rev().enumerate() {
+    // The last one is the least that another past has had; but nodes write again what was lost, perhaps at the
+    // same revision.
+    let mut past = Past::Same;
+    for change in changes.iter().rev() {
         match remembers(engine, change).await {
             Ok(true) => {}
             Ok(false) => return Ok(Past::Other),
-            Err(EngineError::Compacted(_)) if nth == 0 => return Ok(Past::Forgotten),
-            // What is older it may have forgotten.
-            Err(EngineError::Compacted(_)) => return Ok(Past::Same),
+            Err(EngineError::Compacted(_)) => past = Past::Forgotten,
             Err(error) => return Err(error),
         }
     }
-    Ok(Past::Same)
+    Ok(past)
 }
 
 fn tell(applied: Applied) -> Applied {

@@ -158,6 +158,29 @@ async fn an_engine_that_went_back_and_has_forgotten_what_was_is_read_anew() {
 
 #[tokio::test(start_paused = true)]
 #[allow(clippy::disallowed_methods, reason = "the test ends its task")]
+async fn what_a_node_publishes_again_at_the_same_revision_hides_nothing_that_was_lost() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    let following = tokio::spawn(crate::fleet::follow(Arc::clone(&copy), Arc::new(Quiet)));
+    put(&engine, "r/op/a.x", &json!({"instance": "a"})).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let backup = engine.backup();
+    put(&engine, "r/op/b.x", &json!({"instance": "b"})).await;
+    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((served(&copy).len(), copy.known()), (2, 4));
+    engine.restore(&backup);
+    put(&engine, "r/op/c.x", &json!({"instance": "c"})).await;
+    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
+    engine.compact();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let names: Vec<String> = served(&copy).into_keys().collect();
+    assert_eq!(names, ["a.x/", "c.x/"]);
+    following.abort();
+}
+
+#[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods, reason = "the test ends its task")]
 async fn an_engine_that_goes_back_while_it_is_read_is_read_anew() {
     // At any moment of a read whose answers take half a second each.
     for moment in 1..40 {
