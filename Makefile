@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz contract chaos soak fleet hostile crash-points lint fmt doc deny notices deb image release bare bare-quick bench \
+.PHONY: test nightly fuzz contract chaos soak fleet hostile testssl crash-points lint fmt doc deny notices deb image release bare bare-quick bench \
 	bench-peers bench-scale \
 	trained instructions demo clean
 
@@ -29,6 +29,7 @@ nightly:
 	$(MAKE) deny
 	$(MAKE) contract
 	$(MAKE) hostile
+	$(MAKE) testssl
 	$(MAKE) crash-points
 	$(MAKE) fleet
 	$(MAKE) soak SOAK_SECONDS=120
@@ -70,6 +71,11 @@ fleet: packages-etcd
 # prints a line for each kind. The gateway is a process of its own, as for `soak`.
 hostile:
 	cargo test --release --locked --test it hostile_memory:: -- --ignored --nocapture --test-threads 1
+
+# Minutes in which testssl.sh and sslyze look at TLS to clients, and at nginx with Debian's settings and the same certificates: no
+# verdict may be worse. Prints what differs.
+testssl: packages-testssl
+	cargo test --locked --test it tls_judged:: -- --ignored --nocapture
 
 # The local control plane is killed at each of its system calls that changes something, one run for each, with both drivers;
 # full disks and killed VMs likewise. `make test` tries a few of these points. Prints how many there are of each verb.
@@ -231,6 +237,10 @@ packages-test: packages-etcd
 	@(command -v qemu-system-x86_64 && command -v nft && command -v ip && ls /boot/vmlinuz-* /bin/busybox) >/dev/null 2>&1 \
 		|| deploy/packages qemu-system-x86 busybox-static linux-image-cloud-amd64 iproute2 nftables \
 		|| echo "No QEMU, busybox-static or kernel: tests of virtual machines will be skipped."
+
+.PHONY: packages-testssl
+packages-testssl: packages-test
+	@(command -v testssl || command -v testssl.sh) >/dev/null || deploy/packages testssl.sh
 
 .PHONY: packages-etcd
 packages-etcd: packages-build

@@ -383,7 +383,7 @@ impl Running {
     }
 
     /// The directory's routes that no route of the file goes before.
-    fn fleet_routes(&self, config: &Config) -> Vec<Arc<RouteConfig>> {
+    pub(super) fn fleet_routes(&self, config: &Config) -> Vec<Arc<RouteConfig>> {
         let Some(fleet) = self.fleet.get() else {
             return Vec::new();
         };

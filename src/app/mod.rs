@@ -286,6 +286,9 @@ impl App {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> bool {
         let running = &self.running.0;
         let parts = running.gateway.parts();
+        // Before the first handshake, which would find no certificate.
+        let config = self.running.config();
+        running.set_acme_names(&config, &running.fleet_routes(&config));
         // Before the first request, which may be one to redirect.
         let https = self.bound.iter().filter_map(Bound::https).collect();
         running.gateway.set_tls_listeners(https);
@@ -297,7 +300,6 @@ impl App {
             running.sockets.serve_members(members, &running.service());
         }
         running.note_own_listeners();
-        let config = self.running.config();
         let admin = Admin::new(
             &config.admin,
             self.admin_address,
@@ -395,7 +397,6 @@ impl App {
         }
 
         if let Some(acme) = &running.acme {
-            running.set_acme_names(&config, &[]);
             let (orders, draining) = (Arc::clone(acme).run(), self.drain.draining().clone());
             self.background.spawn(async move {
                 draining.run_until_cancelled(orders).await.unwrap_or(());

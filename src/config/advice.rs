@@ -461,6 +461,37 @@ mod tests {
     }
 
     #[test]
+    fn a_challenge_that_nobody_could_answer_and_a_name_that_needs_dns_are_told_of() {
+        let told = |more: &str, instance: &str| {
+            let text = format!(
+                "[[listener]]\naddress = \"0.0.0.0:443\"\ntls = \"acme\"\n{more}\n\
+                 [[route]]\nhost = \"{instance}.example.com\"\ninstance = \"{instance}\"\n"
+            );
+            let mut told = keys(&text);
+            told.retain(|key| key == "acme.challenge" || key == "route[0].host");
+            told
+        };
+        let http = "[acme]\nchallenge = \"http-01\"";
+        let clear = "[[listener]]\naddress = \"0.0.0.0:80\"";
+        let raw =
+            "[[listener]]\naddress = \"0.0.0.0:80\"\nmode = \"tcp\"\nhost = \"a.example.com\"";
+        let on_demand = "[acme]\non_demand = true";
+        for (more, instance, expected) in [
+            ("", "shop", &[][..]),
+            (http, "shop", &["acme.challenge"]),
+            (&format!("{http}\n{raw}"), "shop", &["acme.challenge"]),
+            (&format!("{http}\n{clear}"), "shop", &[]),
+            ("", "{app}", &["route[0].host"]),
+            (on_demand, "{app}", &[]),
+        ] {
+            assert_eq!(told(more, instance), expected, "{more} {instance}");
+        }
+        let wild = "[[listener]]\ntls = \"acme\"\n[acme]\non_demand = true\n\
+                    [[route]]\nhost = \"*.example.com\"\ninstance = \"one\"\n";
+        assert!(keys(wild).contains(&"route[0].host".to_owned()));
+    }
+
+    #[test]
     fn a_key_of_a_directory_that_everybody_can_read_is_told_of() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("a.example.com");

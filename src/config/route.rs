@@ -21,7 +21,7 @@ use super::pattern::{HostPattern, InstanceTemplate};
 #[cfg(test)]
 use super::ports::PortShape;
 use super::ports::{PortFrom, PortRanges, port_or_capture};
-use super::route_name::{HostKind, RouteName};
+use super::route_name::{HostKind, RouteKey, RouteName};
 use super::settings::{
     list, optional_text, section, settings, size_within, text, within, word_settings,
 };
@@ -327,9 +327,15 @@ impl RouteConfig {
         self.port == 0
     }
 
-    /// Its hosts and its path: a name with few values, for logs and fairness.
+    /// Its hosts and its path: a name with few values, for logs and metrics. Another route, for another port,
+    /// may have the same.
     pub fn label(&self) -> &Arc<str> {
         self.name.label()
+    }
+
+    /// What is counted for it is counted by this.
+    pub fn key(&self) -> RouteKey {
+        self.name.key(self.listen_port)
     }
 
     /// Its hosts, as they are written.

@@ -116,6 +116,19 @@ async fn round(
 ) -> EngineError {
     let engine = Arc::clone(directory.engine());
     let spans = directory.spans();
+    let first = match next {
+        Some(from) => from.iter().min().copied().unwrap_or_default(),
+        None => match stands(&*engine, &Key::Accepted.text()).await {
+            Ok((revision, _)) => revision + 1,
+            Err(error) => return error,
+        },
+    };
+    // The watch begins before everything is read: an engine that goes back meanwhile ends it, and what was read of
+    // two pasts is read again.
+    let mut news = match engine.watch_spans(spans.clone(), first).await {
+        Ok(news) => news,
+        Err(error) => return error,
+    };
     let mut from = match next {
         Some(from) => from.clone(),
         None => {
@@ -125,6 +138,10 @@ async fn round(
             };
             directory.hear();
             let (entries, revision) = (read.entries, read.revision);
+            // It went back before it was watched, and would be silent until it has come as far again.
+            if revision + 1 < first {
+                return EngineError::Compacted(revision);
+            }
             if matches!(past(directory, &*engine).await, Ok(Past::Other)) {
                 directory.doubt();
             }
@@ -135,11 +152,6 @@ async fn round(
             // this watch ends before, everything is read again.
             vec![revision + 1; spans.len()]
         }
-    };
-    let first = from.iter().min().copied().unwrap_or_default();
-    let mut news = match engine.watch_spans(spans.clone(), first).await {
-        Ok(news) => news,
-        Err(error) => return error,
     };
     // It may have been restored from a backup, and have come as far again since; from here on that would
     // end the watch.
@@ -165,7 +177,8 @@ async fn round(
         match item {
             News::Alive(revision) => {
                 let known = directory.known();
-                if revision < known {
+                // It may be from before everything was read.
+                if revision < known && !matches!(past(directory, &*engine).await, Ok(Past::Same)) {
                     tracing::error!(
                         revision,
                         known,

@@ -210,7 +210,7 @@ impl Certificates {
     pub fn server_config(
         self: &Arc<Self>,
         tickets: Option<&Arc<TicketRing>>,
-    ) -> Result<Arc<ServerConfig>, TlsError> {
+    ) -> Result<ServerConfig, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
         let versions: &[_] = match self.config.min_version {
@@ -239,7 +239,7 @@ impl Certificates {
                 config.send_tls13_tickets = 0;
             }
         }
-        Ok(Arc::new(config))
+        Ok(config)
     }
 }
 

@@ -305,8 +305,9 @@ async fn handshake<S: Service>(
     let sni: Option<Arc<str>> = client_hello.client_hello().server_name().map(Arc::from);
     if is_challenge(&client_hello.client_hello()) {
         // Where there are none, the handshake finds no protocol in common.
-        let config = tls.challenges.as_ref().unwrap_or(&tls.config);
-        let mut stream = client_hello.into_stream(Arc::clone(config)).await?;
+        let config = tls.challenges.as_ref().map(Arc::clone);
+        let config = config.unwrap_or_else(|| tls.config.config(&client_hello.client_hello()));
+        let mut stream = client_hello.into_stream(config).await?;
         handshake.outcome = HandshakeOutcome::Full;
         stream.shutdown().await?;
         return Err(io::Error::other("a challenge was answered"));
@@ -317,7 +318,8 @@ async fn handshake<S: Service>(
             service.before_handshake(sni, client, port).await;
         }
     }
-    let stream = client_hello.into_stream(Arc::clone(&tls.config)).await?;
+    let config = tls.config.config(&client_hello.client_hello());
+    let stream = client_hello.into_stream(config).await?;
     handshake.outcome = match stream.get_ref().1.handshake_kind() {
         Some(HandshakeKind::Resumed) => HandshakeOutcome::Resumed,
         Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {

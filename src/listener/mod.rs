@@ -14,6 +14,7 @@ mod certificate_facts;
 mod certificate_files;
 mod certificates;
 mod challenge;
+mod cipher_order;
 mod client_hello;
 mod client_stream;
 mod clients;

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::certificates::Certificates;
 use super::challenge::challenge_config;
+use super::cipher_order::CipherOrder;
 use super::ticket_ring::TicketRing;
 use super::tls_error::TlsError;
 use crate::acme::AcmeStore;
@@ -50,7 +51,7 @@ pub(super) struct ConnectionLimits {
 #[derive(Clone)]
 pub(super) struct Tls {
     pub(super) certificates: Arc<Certificates>,
-    pub(super) config: Arc<rustls::ServerConfig>,
+    pub(super) config: CipherOrder,
     /// The same for a CA's challenges, where certificates come by ACME.
     pub(super) challenges: Option<Arc<rustls::ServerConfig>>,
 }
@@ -114,7 +115,7 @@ impl ListenerSettings {
     ) -> Result<Self, TlsError> {
         let secure = |tls: &TlsConfig| {
             let certificates = load(tls.clone(), parts.acme.as_ref())?;
-            let config = certificates.server_config(parts.tickets.as_ref())?;
+            let config = CipherOrder::new(certificates.server_config(parts.tickets.as_ref())?);
             Ok::<_, TlsError>(Tls {
                 certificates,
                 config,

@@ -137,17 +137,15 @@ struct Refused {
 // === impl Refused ===
 
 impl Refused {
-    /// The error for a request that no way has let in, which counts against its client.
+    /// The error for a request that no way has let in, which counts against its client: also when
+    /// it is sent somewhere else, or strangers could have a server that judges asked without end.
     fn into_error(
         mut self,
         auth: &AuthConfig,
         target: &Target,
         context: &RequestContext,
     ) -> ProxyError {
-        if let Some((status, location)) = self.redirect {
-            return ProxyError::AuthRedirect(Box::new(AuthRedirect { status, location }));
-        }
-        if self.refusal == Refusal::Unavailable {
+        if self.redirect.is_none() && self.refusal == Refusal::Unavailable {
             return ProxyError::AuthUnavailable;
         }
         if let Err(wait) = target
@@ -156,6 +154,9 @@ impl Refused {
             .charge_refused(context.client)
         {
             return ProxyError::TooManyRefused(wait);
+        }
+        if let Some((status, location)) = self.redirect {
+            return ProxyError::AuthRedirect(Box::new(AuthRedirect { status, location }));
         }
         if auth.proofs().any(|proof| matches!(proof, Proof::Jwt(_))) {
             let challenge = bearer_challenge(self.refusal == Refusal::Invalid);

@@ -183,7 +183,8 @@ impl<P: ControlPlane> Gateway<P> {
             headers.remove(X_REQUEST_ID);
             return Ok(response.map(|body| Content::Upstream { body, _slot: None }));
         }
-        self.finish_response(response, target)
+        let may_park = peer_facts::take_parks(headers);
+        self.finish_response(response, target, may_park)
     }
 }
 

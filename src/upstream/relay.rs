@@ -19,6 +19,9 @@ use crate::telemetry::TunnelEnd as EndedBy;
 
 /// The bytes that are on their way at most, in each direction.
 pub(super) const ROOM: usize = 16 * 1024;
+/// So much of what a client has sent is kept for an instance that is not ready, whatever else the client has
+/// in memory.
+pub(super) const KEPT_FREE: usize = 4 * 1024;
 
 /// Both sides.
 pub(super) struct Relay<'a, C, I> {

@@ -149,6 +149,11 @@ impl Pebble {
         )
     }
 
+    /// Where the CA looks at names over TLS.
+    pub(crate) fn tls_address(&self) -> SocketAddr {
+        self.tls.address
+    }
+
     /// What a client trusts that trusts this CA.
     pub(crate) async fn roots(&self) -> Arc<RootCertStore> {
         let ca = std::fs::read(self.dir.path().join("ca.pem")).unwrap();
@@ -176,6 +181,15 @@ impl Pebble {
 
 /// Whether a handshake for a name succeeds with a certificate that the CA has issued.
 pub(crate) async fn is_trusted(at: SocketAddr, roots: &Arc<RootCertStore>, name: &str) -> bool {
+    handshake(at, roots, name).await.is_ok()
+}
+
+/// The same, and why not.
+pub(crate) async fn handshake(
+    at: SocketAddr,
+    roots: &Arc<RootCertStore>,
+    name: &str,
+) -> std::io::Result<()> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -184,10 +198,8 @@ pub(crate) async fn is_trusted(at: SocketAddr, roots: &Arc<RootCertStore>, name:
         .with_no_client_auth();
     let stream = TcpStream::connect(at).await.unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
-        .is_ok()
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, stream).await.map(drop)
 }
 
 pub(crate) async fn certificates(gateway: &Gateway) -> Vec<Value> {

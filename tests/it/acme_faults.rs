@@ -12,11 +12,11 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
-use crate::acme::{certificates, is_trusted, orders};
+use crate::acme::{certificates, handshake, is_trusted, orders};
 use crate::support::reserved::Reserved;
 use crate::support::scripted_ca::{Asked, Say, ScriptedCa, Step};
 use crate::support::{
-    ConfigFile, Gateway, Plane, Program, config, eventually_within, route, wakegate,
+    ConfigFile, Gateway, Lines, Plane, Program, config, eventually_within, route, spawn, wakegate,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -551,5 +551,89 @@ async fn a_gateway_may_be_killed_at_each_request_of_an_order() {
         killed_at_each_request(&plane, false),
         killed_at_each_request(&plane, true)
     );
+    plane.stop().await;
+}
+
+/// A process that serves these names from now on, beside others at the same address.
+async fn beside(file: &Path, text: &str) -> Program {
+    std::fs::write(file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let mut program = Program::start(&["serve", "-c", file, "--admin-listen", "127.0.0.1:0"]);
+    let mut log = Lines::of(program.0.stderr.take().unwrap());
+    log.say("serving", 1).await;
+    program
+}
+
+/// Asks a process to leave, and waits for it.
+async fn leaves(mut program: Program) {
+    program.signal("TERM");
+    let status = tokio::task::spawn_blocking(move || program.0.wait().unwrap());
+    let status = tokio::time::timeout(PATIENCE, status).await;
+    assert!(status.unwrap().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_takes_over_what_is_served_and_an_order_that_was_under_way() {
+    let (ca, plane) = (ScriptedCa::start().await, Plane::start().await);
+    let (tls, dir) = (Reserved::shared(), tempfile::tempdir().unwrap());
+    let (file, key) = (dir.path().join("wakegate.toml"), dir.path().join("key"));
+    std::fs::write(&key, &plane.token).unwrap();
+    let acme = ca.acme(&dir.path().join("acme"), "");
+    let (address, plane_at) = (tls.address, plane.address);
+    let with = |names: &[&str]| {
+        let routes: String = names.iter().map(|name| route(name, "")).collect();
+        format!(
+            "[server]\nreuse_port = true\ndrain_idle_timeout = \"1s\"\n[[hypeman]]\n\
+             url = \"http://{plane_at}\"\napi_key_file = {key:?}\n\
+             [[listener]]\naddress = \"{address}\"\ntls = \"acme\"\n{acme}{routes}"
+        )
+    };
+    let first = beside(&file, &with(&["shop"])).await;
+    let roots = ca.roots(0);
+    eventually_within(PATIENCE, "it has its certificate", async || {
+        is_trusted(address, &roots, "shop.test").await
+    })
+    .await;
+    let (stop, mut is_over) = watch::channel(false);
+    let trusted = Arc::clone(&roots);
+    let clients = spawn(async move {
+        let mut count = 0;
+        while !*is_over.borrow_and_update() {
+            let done = handshake(address, &trusted, "shop.test").await;
+            assert!(done.is_ok(), "{count}: {done:?}");
+            count += 1;
+        }
+        count
+    });
+    let never = Arc::new(Notify::new());
+    ca.play(move |asked| match asked.step {
+        Step::Finalize => Say::Wait(Arc::clone(&never)),
+        _ => Say::Usual,
+    });
+    let before = ca.asked(Step::Finalize).len();
+    let second = beside(&file, &with(&["shop", "late"])).await;
+    leaves(first).await;
+    eventually_within(PATIENCE, "another name is being ordered", async || {
+        ca.asked(Step::Finalize).len() > before
+    })
+    .await;
+    let third = beside(&file, &with(&["shop", "late"])).await;
+    ca.play(|_| Say::Usual);
+    leaves(second).await;
+    // The lock of an order has ended with its process.
+    eventually_within(Duration::from_secs(60), "the order is made", async || {
+        is_trusted(address, &roots, "late.test").await
+    })
+    .await;
+    stop.send_replace(true);
+    let count = clients.await.unwrap();
+    assert!(count > 10, "{count}");
+    let of = |name: &str| {
+        let orders = ca.asked(Step::Order);
+        let of = |one: &&Asked| one.payload["identifiers"][0]["value"] == name;
+        orders.iter().filter(of).count()
+    };
+    assert_eq!((of("shop.test"), of("late.test")), (1, 2));
+    leaves(third).await;
     plane.stop().await;
 }

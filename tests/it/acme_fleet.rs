@@ -9,7 +9,7 @@ use wakegate::fleet::engine::read_all;
 
 use crate::acme::{Pebble, certificates, is_trusted, orders};
 use crate::support::etcd::{Etcd, has_etcd};
-use crate::support::{Gateway, Plane, eventually_within, route};
+use crate::support::{Gateway, Plane, eventually_within, route, wakegate};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const ELSEWHERE: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"acme\"\n";
@@ -116,4 +116,55 @@ async fn three_fronts_make_one_order_a_name_and_the_one_that_the_ca_asks_answers
     }
     three_fronts("tls-alpn-01").await;
     three_fronts("http-01").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_front_that_starts_again_has_the_certificates_of_the_directory_s_routes_at_once() {
+    if !has_etcd() {
+        return;
+    }
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let mut etcd = Etcd::start(1).await;
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    let [keys, file, snapshot, acme] =
+        ["keys", "fleet.toml", "directory", "acme"].map(|name| dir.path().join(name));
+    std::fs::write(&keys, BASE64_STANDARD.encode([7; 32])).unwrap();
+    let section = format!("{}snapshot = {snapshot:?}\n", fleet(&etcd, "a", &keys));
+    std::fs::write(&file, &section).unwrap();
+    let mut put = wakegate();
+    put.args(["fleet", "put", "--host", "shop.test", "--instance", "shop"]);
+    put.arg("-c").arg(&file);
+    let put = tokio::task::spawn_blocking(move || put.output().unwrap());
+    let put = put.await.unwrap();
+    assert!(put.status.success(), "{put:?}");
+    let listeners = pebble.listeners("\"acme\"");
+    let extra = [pebble.acme(&acme, ""), listeners, section].concat();
+    let (roots, at) = (pebble.roots().await, pebble.tls_address());
+    let front = Gateway::start(&plane, &extra).await;
+    eventually_within(PATIENCE, "it has a certificate", async || {
+        is_trusted(at, &roots, "shop.test").await
+    })
+    .await;
+    eventually_within(PATIENCE, "all is on the disk", async || {
+        let has = |file: &Path, what: &str| {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            text.contains(what)
+        };
+        has(&snapshot, "shop.test") && has(&acme.join("fleet"), "shop.test.pem")
+    })
+    .await;
+    front.stop().await;
+    for is_away in [false, true] {
+        if is_away {
+            etcd.kill(0);
+        }
+        let front = Gateway::start(&plane, &extra).await;
+        assert!(is_trusted(at, &roots, "shop.test").await, "{is_away}");
+        assert_eq!(certificates(&front).await.len(), 1, "{is_away}");
+        assert_eq!(orders(&front, "ok").await, 0.0, "{is_away}");
+        front.stop().await;
+    }
+    plane.stop().await;
 }

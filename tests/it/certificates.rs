@@ -265,3 +265,44 @@ async fn an_ocsp_answer_is_stapled_and_an_old_version_refused() {
     gateway.stop().await;
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_chooses_the_cipher_suite_unless_a_client_prefers_chacha20() {
+    use rustls::crypto::aws_lc_rs::cipher_suite as suite;
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    server_certificate(dir.path(), &["suites.test"]);
+    let path = dir.path().display();
+    let listener =
+        format!("[listener.tls]\ncert = \"{path}/cert.pem\"\nkey = \"{path}/key.pem\"\n");
+    let gateway = Gateway::start(&plane, &listener).await;
+    let new = [
+        suite::TLS13_AES_256_GCM_SHA384,
+        suite::TLS13_AES_128_GCM_SHA256,
+        suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    let old = [
+        suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ];
+    for all in [new, old] {
+        for (order, expected) in [([0, 1, 2], 0), ([1, 2, 0], 0), ([2, 1, 0], 2)] {
+            let mut provider = aws_lc_rs::default_provider();
+            provider.cipher_suites = order.map(|position: usize| all[position]).to_vec();
+            let config = ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Stapled::default()))
+                .with_no_client_auth();
+            let stream = TcpStream::connect(gateway.address).await.unwrap();
+            let name = ServerName::try_from("suites.test").unwrap();
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+            let stream = connector.connect(name, stream).await.unwrap();
+            let chosen = stream.get_ref().1.negotiated_cipher_suite().unwrap();
+            assert_eq!(chosen.suite(), all[expected].suite(), "{order:?}");
+        }
+    }
+    gateway.stop().await;
+    plane.stop().await;
+}

@@ -15,7 +15,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use self::server::{Server, answer};
 use self::signer::Signer;
-use crate::support::{Client, Gateway, Plane, Wanted, route, wakegate};
+use crate::support::{
+    Client, ConfigFile, Gateway, Lines, Plane, Program, Wanted, eventually, route, wakegate,
+};
 
 /// Longer than any test takes.
 const LATER: i64 = 4_102_444_800;
@@ -807,5 +809,137 @@ async fn another_server_judges_and_its_redirects_cookies_and_challenges_pass() {
         "who has been let in is not judged again"
     );
     gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_sent_somewhere_else_too_often_is_told_to_wait_and_a_neighbour_with_a_session_is_not()
+ {
+    let plane = Plane::start().await;
+    let blue = plane.asleep(Wanted::hello("blue")).await;
+    let judge = Server::start(|head| {
+        let has_session = head.headers.contains_key("cookie");
+        Some(match has_session {
+            true => answer(200, &[]),
+            false => answer(
+                302,
+                &[("location", "https://id.test/"), ("set-cookie", "state=1")],
+            ),
+        })
+    })
+    .await;
+    let way = format!(
+        "[route.admission]\nrate_per_client = \"3/h\"\n[[route.auth.any]]\n\
+         forward = {{ url = \"http://{}/check\" }}\n",
+        judge.address
+    );
+    let gateway = Gateway::start(&plane, &way).await;
+    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    let http = http.no_proxy().build().unwrap();
+    let send = async |cookie: Option<&str>| {
+        let url = format!("http://{}/", gateway.address);
+        let request = http.get(url).header("host", "blue.test");
+        let request = match cookie {
+            Some(cookie) => request.header("cookie", cookie),
+            None => request,
+        };
+        request.send().await.unwrap()
+    };
+    for _ in 0..3 {
+        assert_eq!(send(None).await.status(), 302);
+    }
+    for _ in 0..2 {
+        let refused = send(None).await;
+        assert_eq!(refused.status(), 429);
+        assert!(refused.headers().contains_key("retry-after"));
+        assert!(!refused.headers().contains_key("location"));
+        let body: Value = refused.json().await.unwrap();
+        assert_eq!(body["code"], "too_many_refused");
+    }
+    assert_eq!(plane.operations(&blue.id, "restore").await, 0);
+    for _ in 0..5 {
+        assert_eq!(send(Some("session=2")).await.status(), 200);
+    }
+    assert_eq!(plane.operations(&blue.id, "restore").await, 1);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_credential_comes_into_a_log_the_ledger_or_a_metric() {
+    let (plane, signer, dir) = (
+        Plane::start().await,
+        Signer::new("a"),
+        tempfile::tempdir().unwrap(),
+    );
+    plane.asleep(Wanted::hello("blue")).await;
+    let key = dir.path().join("key");
+    std::fs::write(&key, SECRET.replace('0', "9")).unwrap();
+    let from = ", token_from = { cookie = \"session\", query = \"access_token\" }";
+    let extra = format!(
+        "{}[[route.auth.any]]\nsigned_url = {{ key_file = {key:?} }}\n[[route.auth.any]]\n\
+         header = \"x-api-key\"\nvalue = \"{SECRET}\"\n[log]\nlevel = \"debug,wakegate=trace\"\n",
+        jwt(&signer, from)
+    );
+    let file = ConfigFile::new(&plane, "", &extra);
+    let mut program = Program::start(&["serve", "-c", file.path.to_str().unwrap()]);
+    let logs = [
+        Lines::of(program.0.stdout.take().unwrap()),
+        Lines::of(program.0.stderr.take().unwrap()),
+    ];
+    let page = async |path: &str| {
+        let answer = reqwest::get(format!("http://{}{path}", file.admin)).await;
+        answer.unwrap().text().await.unwrap()
+    };
+    eventually("it serves", async || {
+        let ready = reqwest::get(format!("http://{}/readyz", file.admin)).await;
+        ready.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    let good = signer.token(&claims("blue"));
+    let forged = Signer::new("a").token(&claims("blue"));
+    let signed = sign(&key, &["--expires", "10m", "https://blue.test/headers?x=1"]);
+    let signature = signed.rsplit_once('=').unwrap().1.to_owned();
+    let guess = "a-guess-of-somebody-without-a-key";
+    let url = format!("http://{}", file.listen);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let send = async |target: &str, name: &str, value: &str| {
+        let request = http
+            .get(format!("{url}{target}"))
+            .header("host", "blue.test");
+        let answer = request.header(name, value).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    for (token, status) in [(&forged, 401), (&good, 200)] {
+        let query = format!("/headers?access_token={token}");
+        for (target, name, value) in [
+            ("/headers", "authorization", format!("Bearer {token}")),
+            ("/headers", "cookie", format!("session={token}")),
+            (&query, "referer", format!("https://blue.test{query}")),
+        ] {
+            assert_eq!(send(target, name, &value).await, status, "{name}");
+        }
+    }
+    assert_eq!(send(&signed, "x-other", "1").await, 200);
+    assert_eq!(send(&format!("{signed}&y=1"), "x-other", "1").await, 401);
+    assert_eq!(send("/headers", "x-api-key", SECRET).await, 200);
+    assert_eq!(send("/headers", "x-api-key", guess).await, 401);
+    let mut told = vec![page("/api/wakes").await, page("/metrics").await];
+    told.push(page("/api/instances/blue").await);
+    program.kill();
+    told.extend(logs.into_iter().map(Lines::into_story));
+    assert!(told[3].matches("/headers").count() >= 10, "{}", told[3]);
+    for (number, text) in told.iter().enumerate() {
+        for secret in [
+            good.rsplit_once('.').unwrap().1,
+            forged.rsplit_once('.').unwrap().1,
+            &signature,
+            SECRET,
+            guess,
+        ] {
+            let line = text.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "{number}");
+        }
+    }
     plane.stop().await;
 }

@@ -19,14 +19,14 @@ const IDLE: Duration = Duration::from_millis(1500);
 const LONG: Duration = Duration::from_secs(30);
 
 /// An instance whose connections outlive its sleep.
-fn keeping(name: &str) -> Wanted {
+pub fn keeping(name: &str) -> Wanted {
     let mut wanted = Wanted::hello(name).idle(IDLE);
     let tag = ("wakegate.flows".to_owned(), "keep".to_owned());
     wanted.request.tags.extend([tag]);
     wanted
 }
 
-async fn start(name: &str, rules: &str) -> (Plane, Instance, Gateway) {
+pub async fn start(name: &str, rules: &str) -> (Plane, Instance, Gateway) {
     let plane = Plane::start().await;
     let instance = plane.listening(keeping(name)).await;
     let gateway = Gateway::start(&plane, rules).await;

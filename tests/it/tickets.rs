@@ -11,7 +11,7 @@ use rustls::client::{
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, HandshakeKind, NamedGroup, RootCertStore};
+use rustls::{ClientConfig, HandshakeKind, NamedGroup, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,7 +22,10 @@ use crate::support::{Gateway, Plane, eventually};
 
 /// The tickets of a client, which shows them to everybody, whatever the name.
 #[derive(Debug, Default)]
-struct Tickets(Mutex<Vec<Tls13ClientSessionValue>>);
+struct Tickets(
+    Mutex<Vec<Tls13ClientSessionValue>>,
+    Mutex<Option<Tls12ClientSessionValue>>,
+);
 
 impl ClientSessionStore for Tickets {
     fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
@@ -31,13 +34,17 @@ impl ClientSessionStore for Tickets {
         None
     }
 
-    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
-
-    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        None
+    fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {
+        *self.1.lock().unwrap() = Some(session);
     }
 
-    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.1.lock().unwrap().clone()
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        *self.1.lock().unwrap() = None;
+    }
 
     fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
         self.0.lock().unwrap().push(ticket);
@@ -56,12 +63,20 @@ struct Visitor {
 
 impl Visitor {
     fn new(root: &str, identity: Option<&Issued>) -> Self {
+        Self::speaking(&rustls::version::TLS13, root, identity)
+    }
+
+    fn speaking(
+        version: &'static SupportedProtocolVersion,
+        root: &str,
+        identity: Option<&Issued>,
+    ) -> Self {
         let mut roots = RootCertStore::empty();
         let root = CertificateDer::from_pem_slice(root.as_bytes()).unwrap();
         roots.add(root).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(&[version])
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match identity {
@@ -95,10 +110,19 @@ impl Visitor {
         kind == Some(HandshakeKind::Resumed)
     }
 
+    fn forgets(&self) {
+        self.tickets.0.lock().unwrap().clear();
+        *self.tickets.1.lock().unwrap() = None;
+    }
+
     fn has_tickets(&self) -> bool {
-        !self.tickets.0.lock().unwrap().is_empty()
+        let Tickets(new, old) = &*self.tickets;
+        !new.lock().unwrap().is_empty() || old.lock().unwrap().is_some()
     }
 }
+
+/// Both versions.
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
 
 /// A listener with TLS and these further keys.
 fn listener(dir: &Path, keys: &str) -> String {
@@ -148,6 +172,28 @@ async fn a_ticket_resumes_at_another_gateway_and_after_a_restart_under_its_own_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_of_tls_1_2_resumes_under_its_own_name_alone_too() {
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    let root = server_certificate(dir.path(), &["one.test", "other.test"]);
+    let tickets = dir.path().join("keys");
+    let extra = format!("[tickets]\ndir = {tickets:?}\n{}", listener(dir.path(), ""));
+    let first = Gateway::start(&plane, &extra).await;
+    let second = Gateway::start(&plane, &extra).await;
+    let visitor = Visitor::speaking(&rustls::version::TLS12, &root, None);
+    assert!(!visitor.resumes(first.addresses[1], "one.test").await);
+    assert!(visitor.has_tickets());
+    assert!(visitor.resumes(second.addresses[1], "one.test").await);
+    assert!(visitor.has_tickets());
+    assert!(
+        !visitor.resumes(first.addresses[1], "other.test").await,
+        "another name"
+    );
+    first.stop().await;
+    second.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_must_show_a_certificate_shows_it_each_time() {
     let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
     let root = server_certificate(dir.path(), &["members.test"]);
@@ -168,14 +214,16 @@ async fn who_must_show_a_certificate_shows_it_each_time() {
     let [_, open, required, optional] = gateway.addresses[..] else {
         panic!("{:?}", gateway.addresses);
     };
-    let visitor = Visitor::new(&root, Some(&member));
-    for at in [required, optional] {
-        assert!(!visitor.resumes(at, "members.test").await);
-        assert!(!visitor.has_tickets(), "none is given");
-        assert!(!visitor.resumes(open, "members.test").await);
-        assert!(visitor.has_tickets());
-        assert!(!visitor.resumes(at, "members.test").await, "none is taken");
-        visitor.tickets.0.lock().unwrap().clear();
+    for version in VERSIONS {
+        let visitor = Visitor::speaking(version, &root, Some(&member));
+        for at in [required, optional] {
+            assert!(!visitor.resumes(at, "members.test").await);
+            assert!(!visitor.has_tickets(), "none is given");
+            assert!(!visitor.resumes(open, "members.test").await);
+            assert!(visitor.has_tickets());
+            assert!(!visitor.resumes(at, "members.test").await, "none is taken");
+            visitor.forgets();
+        }
     }
     gateway.stop().await;
     plane.stop().await;

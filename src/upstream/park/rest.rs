@@ -13,14 +13,11 @@ use super::input::{Found, look};
 use crate::flow::{ClientBuffers, Place};
 use crate::telemetry::TunnelEnd as EndedBy;
 use crate::upstream::carried::Carried;
-use crate::upstream::relay::Relay;
+use crate::upstream::relay::{KEPT_FREE, Relay};
 use crate::upstream::websocket::{FrameHeader, LONGEST_CONTROL, Opcode, control, masked};
 
 /// RFC 6455 §5.2.
 const PONG: u8 = 10;
-
-/// So much is kept of a client's whatever else it has in memory.
-const FREE: usize = 4 * 1024;
 
 /// How a tunnel at rest is.
 pub(super) struct Rest {
@@ -90,7 +87,7 @@ impl Rest {
                 return Poll::Pending;
             }
             if self.waking.is_some()
-                && relay.to_instance.rest.len() > FREE
+                && relay.to_instance.rest.len() > KEPT_FREE
                 && let Some((buffers, place)) = &mut self.buffers
             {
                 ready!(buffers.poll_room(place, cx));
