@@ -176,7 +176,7 @@ mod tests {
         SealKeys::load(&path).unwrap()
     }
 
-    fn policy(value: Value) -> Map<String, Value> {
+    fn policy(value: &Value) -> Map<String, Value> {
         value.as_object().cloned().unwrap()
     }
 
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_policys_name_does_not_come_from_what_it_says() {
-        let secret = policy(json!({ "auth": { "value": "hunter2" } }));
+        let secret = policy(&json!({ "auth": { "value": "hunter2" } }));
         let (one, other) = (
             Names::default().name(&secret),
             Names::default().name(&secret),
@@ -204,20 +204,20 @@ mod tests {
 
     #[test]
     fn an_import_finds_the_policies_of_an_earlier_one_whatever_the_first_key_is() {
-        let said = policy(json!({ "hsts": "1d", "wake": { "timeout": "2m", "wait": "1s" } }));
+        let said = policy(&json!({ "hsts": "1d", "wake": { "timeout": "2m", "wait": "1s" } }));
         let mut first = Names::default();
         let (name, _) = first.name(&said);
         let there = [
             entry(&name, &said, &keys(&[1])),
-            entry("inside", &policy(json!({ "hsts": "2d" })), &keys(&[1])),
+            entry("inside", &policy(&json!({ "hsts": "2d" })), &keys(&[1])),
         ];
         let mut names = Names::known(&there, &keys(&[2, 1]));
-        let otherwise = policy(json!({ "wake": { "wait": "1s", "timeout": "2m" }, "hsts": "1d" }));
+        let otherwise = policy(&json!({ "wake": { "wait": "1s", "timeout": "2m" }, "hsts": "1d" }));
         assert_eq!(names.name(&otherwise), (name.clone(), false));
-        let other = names.name(&policy(json!({ "hsts": "3d" })));
+        let other = names.name(&policy(&json!({ "hsts": "3d" })));
         assert!(other.1 && other.0 != name);
         // What an operator has written himself is his, and may change for reasons of his own.
-        let same = names.name(&policy(json!({ "hsts": "2d" })));
+        let same = names.name(&policy(&json!({ "hsts": "2d" })));
         assert!(same.1 && same.0 != "inside", "{same:?}");
         // One that does not open here is left alone.
         let (drawn, is_new) = Names::known(&there, &keys(&[3])).name(&said);

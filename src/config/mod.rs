@@ -12,6 +12,7 @@
 mod acme;
 mod addresses;
 mod advice;
+mod at_node;
 mod auth;
 mod auth_advice;
 mod capture_text;

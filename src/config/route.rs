@@ -81,6 +81,9 @@ pub struct RoutePolicy {
     /// Whether it is not the route's to say: whichever has the instance. So it is with a directory's routes.
     #[serde(skip)]
     pub plane_is_open: bool,
+    /// Whether it says more for the gateway beside the instance than a request can take along.
+    #[serde(skip)]
+    pub has_more_at_node: bool,
     /// Requests at the instance at once.
     pub limits: LimitsConfig,
     /// How long and for what a wake is waited for.
@@ -376,6 +379,7 @@ impl RoutePolicy {
             hypeman: String::new(),
             plane,
             plane_is_open: false,
+            has_more_at_node: false,
             limits: LimitsConfig::default(),
             wake: RouteWakeConfig::of(wake),
             admission: AdmissionConfig::default(),

@@ -196,16 +196,13 @@ fn changes(
     there: &BTreeMap<String, (Vec<u8>, i64)>,
 ) -> (BTreeSet<String>, Vec<Operation>) {
     let (mut listed, mut operations) = (BTreeSet::new(), Vec::new());
-    let mut note = |key: Key, value: &dyn Fn(Option<&[u8]>) -> Option<Vec<u8>>| {
-        let key = key.text();
-        let known = there.get(&key).map(|(value, _)| value.as_slice());
-        if let Some(value) = value(known) {
-            operations.push(Operation::Put {
-                key: key.clone(),
-                value,
-                lease: 0,
-            });
-        }
+    let known = |key: &str| there.get(key).map(|(value, _)| value.as_slice());
+    let mut note = |key: String, value: Option<Vec<u8>>| {
+        operations.extend(value.map(|value| Operation::Put {
+            key: key.clone(),
+            value,
+            lease: 0,
+        }));
         listed.insert(key);
     };
     for (instance, record) in &inventory.instances {
@@ -213,14 +210,18 @@ fn changes(
             host: name.to_owned(),
             name: instance.clone(),
         };
-        note(key, &|known| changed(known, record, |one| &mut one.more));
+        let key = key.text();
+        let value = changed(known(&key), record, |one| &mut one.more);
+        note(key, value);
     }
     for (route, record) in &inventory.routes {
         let key = Key::Route {
             source: name.to_owned(),
             name: route.clone(),
         };
-        note(key, &|known| changed(known, record, |one| &mut one.more));
+        let key = key.text();
+        let value = changed(known(&key), record, |one| &mut one.more);
+        note(key, value);
     }
     (listed, operations)
 }

@@ -76,8 +76,8 @@ pub struct PeerFacts {
     pub timeout: Duration,
     /// What that route says is spoken with the instance.
     pub protocol: Protocol,
-    /// Whether that route says more about it than can be said here: whom to believe over TLS, a PROXY
-    /// header.
+    /// Whether that route says more than can be said here and than whoever has the instance could leave out:
+    /// whom to believe over TLS, what may wake it.
     pub says_more: bool,
     /// The client's connection.
     pub connection: ClientConnection,

@@ -344,7 +344,7 @@ impl PeerFacts {
             raw: None,
             timeout: destination.timeout,
             protocol: forwarding.protocol,
-            says_more: forwarding.upstream_tls.is_some() || forwarding.proxy_protocol.is_some(),
+            says_more: destination.route.config().has_more_at_node,
             connection: arrival.cache.client(),
             strip: None,
             host: None,
