@@ -1,7 +1,7 @@
 //! A tunnel whose instance is at rest: what its sides say meanwhile.
 //!
 //! Guarantees: nothing of a client's payload goes to the instance; while that sleeps, nothing at all
-//! does: pings are answered in its place, and never in the middle of a frame; what the instance says goes
+//! does, and an end of its connection is none of its own: pings are answered in its place, and never in the middle of a frame; what the instance says goes
 //! to the client as it comes; of a client no more is kept than its route allows.
 
 use std::task::{Context, Poll, ready};
@@ -125,6 +125,7 @@ impl Rest {
             self.is_answering = false;
             return Poll::Ready(written.err().map(|_| Seen::ClientOver));
         };
+        relay.to_client.takes_no_end = self.is_asleep;
         let copied = relay.to_client.poll_copy(instance, &mut relay.client, cx);
         if copied.is_ready() {
             return Poll::Ready(Some(match carried.ended_by() == EndedBy::Client {
