@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz contract chaos soak fleet hostile testssl crash-points lint fmt doc deny notices deb image release bare bare-quick bench \
+.PHONY: test nightly fuzz contract chaos soak parked fleet hostile testssl crash-points lint fmt doc deny notices deb image release bare bare-quick bench \
 	bench-peers bench-scale \
 	trained instructions demo clean
 
@@ -60,6 +60,14 @@ SOAK_SLEEPING ?= 10000
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_IDS=$(SOAK_IDS) SOAK_SLEEPING=$(SOAK_SLEEPING) \
 		cargo test --release --locked --test it soak:: -- --ignored --nocapture --test-threads 1
+
+# An hour: a WebSocket whose instance, a VM on a bridge, sleeps 20 times for three minutes, with kills of its control plane and
+# a restart of the gateway in between. Prints how long the frame that wakes it takes.
+PARKED_ROUNDS ?= 20
+PARKED_SECONDS ?= 180
+parked: packages-test
+	PARKED_ROUNDS=$(PARKED_ROUNDS) PARKED_SECONDS=$(PARKED_SECONDS) \
+		cargo test --locked --test it parked_vm:: -- --nocapture
 
 # Three minutes of a whole fleet: 3 etcd, 3 fronts, 4 hosts, clients that count. Fronts, nodes and etcd's leader are killed, a front
 # is cut off from a host, a name moves under load, and a thousand instances wake while etcd is away for a minute. Prints what was

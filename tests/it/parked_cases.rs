@@ -139,12 +139,19 @@ impl Site {
             in_state(&self.gateway, "parked").await == 1.0
         })
         .await;
-        if !self.is_asleep().await {
-            let url = format!("http://{}/api/instances/{NAME}/standby", self.gateway.admin);
-            let done = reqwest::Client::new().post(url).send().await.unwrap();
-            assert!(done.status().is_success(), "{case}: {}", done.status());
-            assert!(self.is_asleep().await, "{case}");
+        if self.is_asleep().await {
+            return;
         }
+        let url = format!("http://{}/api/instances/{NAME}", self.gateway.admin);
+        let http = reqwest::Client::new();
+        eventually(case, async || {
+            // Where the gateway has just asked about it, it learns of its sleep with the next question.
+            let _conflict = http.post(format!("{url}/standby")).send().await.unwrap();
+            let detail = http.get(&url).send().await.unwrap();
+            let detail: serde_json::Value = detail.json().await.unwrap();
+            detail["lease"]["in_force"] != true && self.is_asleep().await
+        })
+        .await;
     }
 
     async fn no_tunnel(&self) {

@@ -518,6 +518,7 @@ fn in_a_network_of_its_own(name: &str) -> bool {
         output.status.success() && text.contains("1 passed"),
         "{text}"
     );
+    print!("{text}");
     false
 }
 

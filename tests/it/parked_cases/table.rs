@@ -58,11 +58,11 @@ impl Frame {
         match length {
             0..=125 => bytes.push(bit | length as u8),
             126..=0xffff => {
-                bytes.push(bit | 126);
+                bytes.push(bit | 0x7e);
                 bytes.extend((length as u16).to_be_bytes());
             }
             _ => {
-                bytes.push(bit | 127);
+                bytes.push(bit | 0x7f);
                 bytes.extend((length as u64).to_be_bytes());
             }
         }
@@ -299,9 +299,13 @@ pub(super) fn large() -> Vec<Case> {
         ),
         Case::of(
             "10 65536 in parts of 1300",
-            cut(TEXT, &[b'*'; 65_536], 1300),
+            cut(TEXT, &vec![b'*'; 65_536], 1300),
         ),
-        Case::of("10 65536 in parts of 1300", cut(BINARY, &[0; 65_536], 1300)).in_pieces(536),
+        Case::of(
+            "10 65536 in parts of 1300",
+            cut(BINARY, &vec![0; 65_536], 1300),
+        )
+        .in_pieces(536),
     ]
 }
 

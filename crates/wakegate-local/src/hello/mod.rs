@@ -372,12 +372,12 @@ async fn websocket(
     let counts = value(query.as_deref(), "count").is_some();
     upgrade.on_upgrade(async move |mut socket: WebSocket| {
         while let Some(Ok(message)) = socket.recv().await {
-            let answer = match message {
-                Message::Text(_) | Message::Binary(_) if counts => {
-                    let count = memory.requests.fetch_add(1, Ordering::Relaxed) + 1;
-                    Message::text(count.to_string())
-                }
-                message => message,
+            let is_counted = counts && matches!(message, Message::Text(_) | Message::Binary(_));
+            let answer = if is_counted {
+                let count = memory.requests.fetch_add(1, Ordering::Relaxed) + 1;
+                Message::text(count.to_string())
+            } else {
+                message
             };
             if socket.send(answer).await.is_err() {
                 return;
