@@ -1,7 +1,7 @@
 //! Who chooses a connection's cipher suite.
 //!
 //! Guarantees: the gateway does, in the order of its provider, so that nobody between can make a client
-//! agree on less; but a client that puts ChaCha20 first, as phones without instructions for AES do, gets
+//! agree on less; but a client that puts `ChaCha20` first, as phones without instructions for AES do, gets
 //! what it prefers among the same suites.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) struct CipherOrder {
 // === impl CipherOrder ===
 
 impl CipherOrder {
-    pub(super) fn new(config: ServerConfig) -> Self {
+    pub(super) fn new(config: &ServerConfig) -> Self {
         let with = |ignore_client_order| {
             let mut config = config.clone();
             config.ignore_client_order = ignore_client_order;
@@ -41,7 +41,7 @@ impl CipherOrder {
     }
 }
 
-/// Whether the first suite is one with ChaCha20; what browsers put there to exercise servers (GREASE,
+/// Whether the first suite is one with `ChaCha20`; what browsers put there to exercise servers (GREASE,
 /// RFC 8701) is none.
 fn prefers_chacha(suites: &[CipherSuite]) -> bool {
     let first = suites

@@ -115,7 +115,7 @@ impl ListenerSettings {
     ) -> Result<Self, TlsError> {
         let secure = |tls: &TlsConfig| {
             let certificates = load(tls.clone(), parts.acme.as_ref())?;
-            let config = CipherOrder::new(certificates.server_config(parts.tickets.as_ref())?);
+            let config = CipherOrder::new(&certificates.server_config(parts.tickets.as_ref())?);
             Ok::<_, TlsError>(Tls {
                 certificates,
                 config,

@@ -1,14 +1,18 @@
 //! Certificates by ACME in a fleet: what fronts share is in etcd, sealed.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use tokio::time::Instant;
 use wakegate::fleet::engine::read_all;
+use wakegate::fleet::{Place, Role};
 
 use crate::acme::{Pebble, certificates, is_trusted, orders};
 use crate::support::etcd::{Etcd, has_etcd};
+use crate::support::fleet::{Authority, Directory, at, member};
 use crate::support::{Gateway, Plane, eventually_within, route, wakegate};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -167,4 +171,35 @@ async fn a_front_that_starts_again_has_the_certificates_of_the_directory_s_route
         front.stop().await;
     }
     plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_demand_a_front_orders_for_what_a_host_has_published_and_for_nothing_else() {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let (authority, directory) = (Authority::new(), Directory::new());
+    let (dir, nowhere) = (tempfile::tempdir().unwrap(), ([127, 0, 0, 1], 1).into());
+    let host = member("h-1", Role::Node, nowhere);
+    directory.put("shop", at(&host, "id-of-shop"));
+    let away = "h-2".to_owned();
+    directory.put("away", Place::Unreachable { host: away });
+    let acme = pebble.acme(&dir.path().join("acme"), "on_demand = true");
+    let extra = [acme, pebble.listeners("\"acme\"")].concat();
+    let identity = authority.identity("front", "f-1");
+    let front = Gateway::front(identity, &directory, &extra).await;
+    let (roots, address) = (pebble.roots().await, pebble.tls_address());
+    let began = Instant::now();
+    for name in ["nobody.test", "a.shop.test", "shop.org"] {
+        assert!(!is_trusted(address, &roots, name).await, "{name}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(6));
+    for name in ["shop.test", "away.test"] {
+        assert!(is_trusted(address, &roots, name).await, "{name}");
+    }
+    assert_eq!(orders(&front, "ok").await, 2.0);
+    assert_eq!(certificates(&front).await.len(), 2);
+    let reads = directory.reads.load(Ordering::SeqCst);
+    assert_eq!(reads, 0, "who guesses names costs the directory nothing");
+    front.stop().await;
 }

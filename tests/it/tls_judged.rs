@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -64,7 +64,9 @@ fn certificate(dir: &Path, algorithm: &'static SignatureAlgorithm) {
     let signed = ca.self_signed(&ca_key).unwrap();
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate_for(algorithm).unwrap();
-    let leaf = CertificateParams::new(vec!["judged.test".to_owned()]).unwrap();
+    let mut leaf = CertificateParams::new(vec!["judged.test".to_owned()]).unwrap();
+    let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
+    (leaf.not_before, leaf.not_after) = ((now - day).into(), (now + day * 80).into());
     let leaf = leaf.signed_by(&key, &issuer).unwrap();
     std::fs::write(dir.join("cert.pem"), leaf.pem() + &signed.pem()).unwrap();
     std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
