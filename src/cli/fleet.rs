@@ -353,7 +353,12 @@ fn findings(
                 ));
             }
             Some(
-                Key::Route { .. } | Key::Policy(_) | Key::Front(_) | Key::Removed | Key::Accepted,
+                Key::Route { .. }
+                | Key::Policy(_)
+                | Key::Front(_)
+                | Key::Removed
+                | Key::Accepted
+                | Key::Past,
             )
             | None => {}
         }

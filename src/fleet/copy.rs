@@ -67,9 +67,13 @@ pub(super) struct State {
     pub(super) problems: BTreeMap<String, String>,
     pub(super) removed: u64,
     pub(super) accepted: Option<Entry>,
+    /// Which past the directory has.
+    pub(super) past: Option<Entry>,
     /// Routes that went lately.
     pub(super) lately: VecDeque<(Instant, usize)>,
     pub(super) went_back: u64,
+    /// How often everything was read anew.
+    pub(super) replaced: u64,
 }
 
 // === impl State ===
@@ -96,8 +100,10 @@ impl State {
             problems: BTreeMap::new(),
             removed: 0,
             accepted: None,
+            past: None,
             lately: VecDeque::new(),
             went_back: 0,
+            replaced: 0,
         })
     }
 
@@ -150,6 +156,10 @@ impl State {
                 self.accepted = Some(entry.clone());
                 read::<AcceptedRecord>(&entry.value).err()
             }
+            Key::Past => {
+                self.past = Some(entry.clone());
+                None
+            }
         };
         match problem {
             Some(problem) => self.problems.insert(entry.key.clone(), problem),
@@ -199,17 +209,10 @@ impl State {
         let last = changes.iter().skip(changes.len().saturating_sub(LAST));
         self.last.extend(last.map(Remembered::of));
         // Spans are told of independently of each other.
-        let mut last: Vec<Remembered> = self.last.drain(..).collect();
+        let last = self.last.make_contiguous();
         last.sort_by_key(|change| change.revision);
-        // Of a key, the last change is the one that can be asked for the longest.
-        let mut keys = HashSet::new();
-        while let Some(change) = last.pop()
-            && keys.len() < LAST
-        {
-            if keys.insert(change.key.clone()) {
-                self.last.push_front(change);
-            }
-        }
+        let over = self.last.len().saturating_sub(LAST);
+        self.last.drain(..over);
         self.written
             .take_if(|written| written.revision <= self.revision);
     }
@@ -222,6 +225,7 @@ impl State {
             Key::Node(name) => self.silence(name, false),
             Key::Front(name) => self.silence(name, true),
             Key::Removed | Key::Accepted => {}
+            Key::Past => self.past = None,
         }
         self.problems.remove(&key.text());
     }

@@ -141,6 +141,12 @@ impl Directory {
         state.last.iter().chain(&state.written).cloned().collect()
     }
 
+    /// Which past the directory has, as it was written.
+    pub fn past(&self) -> Option<Vec<u8>> {
+        let state = self.state();
+        state.past.as_ref().map(|entry| entry.value.clone())
+    }
+
     /// This member has written this.
     pub fn note_written(&self, change: Remembered) {
         let mut state = self.state_mut();
@@ -210,6 +216,7 @@ impl Directory {
         // What operators took away, and what they have accepted, meanwhile.
         let (removed, accepted) = (state.removed, state.accepted.clone());
         let known = state.routes.len();
+        state.past = None;
         for (key, entry) in &keys {
             if matches!(key, Key::Policy(_) | Key::Removed | Key::Accepted) {
                 state.put(entry);
@@ -261,6 +268,7 @@ impl Directory {
         state.problems.retain(|key, _| texts.contains(key.as_str()));
         state.routes.forget_problems(&texts);
         state.revision = revision;
+        state.replaced += 1;
         state.written = None;
         let last = entries.iter().max_by_key(|entry| entry.modified);
         state.last = last.map(Remembered::of_entry).into_iter().collect();
@@ -386,7 +394,7 @@ impl Directory {
         });
         entries.extend(claims);
         entries.extend(state.records.values().cloned());
-        entries.extend(state.accepted.clone());
+        entries.extend(state.accepted.iter().chain(&state.past).cloned());
         let total = state.removed;
         if total > 0 {
             entries.push(Entry {
@@ -459,9 +467,15 @@ impl Directory {
             | Key::Policy(_)
             | Key::Claim { .. }
             | Key::Removed
-            | Key::Accepted => None,
+            | Key::Accepted
+            | Key::Past => None,
         };
         member.is_some_and(|member| member.alive)
+    }
+
+    /// How often everything was read anew.
+    pub fn replaced(&self) -> u64 {
+        self.state().replaced
     }
 
     /// How often the engine went back to an earlier revision.

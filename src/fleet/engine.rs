@@ -347,10 +347,9 @@ pub async fn read_spans(engine: &dyn Engine, spans: &[Span]) -> Result<Everythin
     Ok(all)
 }
 
-/// How far the engine is, and which cluster it is.
-pub async fn stands(engine: &dyn Engine, key: &str) -> Result<(i64, u64), EngineError> {
-    let page = engine.range(only(key, 0)).await?;
-    Ok((page.revision, page.cluster))
+/// A key, how far the engine is, and which cluster it is.
+pub async fn stands(engine: &dyn Engine, key: &str) -> Result<Page, EngineError> {
+    engine.range(only(key, 0)).await
 }
 
 fn only(key: &str, revision: i64) -> Range {

@@ -12,7 +12,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::directory::{Applied, Directory};
-use super::engine::{Change, Engine, EngineError, News, Span, read_spans, remembers, stands};
+use super::engine::{Change, EngineError, News, Span, read_spans, stands};
+use super::past::{Past, past, renew};
 use super::records::Key;
 use super::seal::SealKeys;
 use crate::backoff::Backoff;
@@ -118,8 +119,8 @@ async fn round(
     let spans = directory.spans();
     let first = match next {
         Some(from) => from.iter().min().copied().unwrap_or_default(),
-        None => match stands(&*engine, &Key::Accepted.text()).await {
-            Ok((revision, _)) => revision + 1,
+        None => match stands(&*engine, &Key::Past.text()).await {
+            Ok(page) => page.revision + 1,
             Err(error) => return error,
         },
     };
@@ -132,6 +133,9 @@ async fn round(
     let mut from = match next {
         Some(from) => from.clone(),
         None => {
+            if let Err(error) = renew(directory, &*engine).await {
+                return error;
+            }
             let read = match read_spans(&*engine, &spans).await {
                 Ok(read) => read,
                 Err(error) => return error,
@@ -157,7 +161,7 @@ async fn round(
     // end the watch.
     match past(directory, &*engine).await {
         Ok(Past::Same) => {}
-        Ok(Past::Forgotten) => return EngineError::Compacted(first),
+        Ok(Past::Unknown) => return EngineError::Compacted(first),
         Ok(Past::Other) => {
             directory.doubt();
             return EngineError::Compacted(first);
@@ -214,43 +218,6 @@ fn only_new(mut changes: Vec<Change>, spans: &[Span], from: &mut [i64]) -> Vec<C
         }
     }
     changes
-}
-
-/// What an engine's past is, beside what is known of it.
-#[derive(Debug, PartialEq, Eq)]
-enum Past {
-    /// It has what is known, as far as can be told.
-    Same,
-    /// It does not: it is another cluster, or was restored from a backup.
-    Other,
-    /// It has forgotten whether it has had the changes that are known.
-    Forgotten,
-}
-
-/// Whether the engine is still the one that is known: no other cluster, as far as it was, with what is known of the
-/// last changes. One that was restored from a backup may lack few changes, and have made others since.
-async fn past(directory: &Directory, engine: &dyn Engine) -> Result<Past, EngineError> {
-    // More may become known while the engine answers.
-    let (changes, known) = (directory.last_changes(), directory.known());
-    let known = changes
-        .last()
-        .map_or(known, |last| known.max(last.revision));
-    let (revision, cluster) = stands(engine, &Key::Accepted.text()).await?;
-    if revision < known || directory.is_other(cluster) {
-        return Ok(Past::Other);
-    }
-    // The last one is the least that another past has had; but nodes write again what was lost, perhaps at the
-    // same revision.
-    let mut past = Past::Same;
-    for change in changes.iter().rev() {
-        match remembers(engine, change).await {
-            Ok(true) => {}
-            Ok(false) => return Ok(Past::Other),
-            Err(EngineError::Compacted(_)) => past = Past::Forgotten,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(past)
 }
 
 fn tell(applied: Applied) -> Applied {

@@ -74,8 +74,8 @@ struct Published {
     there: BTreeMap<String, (Vec<u8>, i64)>,
     /// When that was read.
     at: Instant,
-    /// How often the engine had gone back by then.
-    went_back: u64,
+    /// How often the copy had been read anew by then.
+    replaced: u64,
     /// What the host had when all of it was published.
     of: Option<Inventory>,
 }
@@ -122,11 +122,11 @@ async fn look(
 ) -> Result<(), String> {
     let inventory = host.inventory().await?;
     let (engine, name) = (directory.engine(), directory.own_name());
-    // An engine that went back has lost some of it.
-    let went_back = directory.status_went_back();
+    // Perhaps since the engine went back, and has lost some of it.
+    let replaced = directory.replaced();
     let fresh = published
         .as_ref()
-        .filter(|known| known.at.elapsed() < READ && known.went_back == went_back);
+        .filter(|known| known.at.elapsed() < READ && known.replaced == replaced);
     if fresh.is_some_and(|known| known.of.as_ref() == Some(&inventory)) {
         return Ok(());
     }
@@ -142,7 +142,7 @@ async fn look(
         *published = Some(Published {
             there,
             at: Instant::now(),
-            went_back,
+            replaced,
             of: None,
         });
     }

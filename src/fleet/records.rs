@@ -43,6 +43,8 @@ pub enum Key {
     Removed,
     /// `m/accepted`: up to which revision it is meant that routes are gone.
     Accepted,
+    /// `m/past`: which past the directory has; another one whenever it was found to have gone back.
+    Past,
 }
 
 /// The value of a route.
@@ -117,6 +119,16 @@ pub struct AcceptedRecord {
     pub revision: i64,
 }
 
+/// The value of `m/past`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastRecord {
+    /// Drawn at random.
+    pub token: String,
+    /// The tokens before it, the last one first.
+    #[serde(default)]
+    pub before: Vec<String>,
+}
+
 const fn default_port() -> u16 {
     8080
 }
@@ -166,6 +178,7 @@ impl Key {
             "g" => member().map(Self::Front),
             "m" if rest == "removed" => Some(Self::Removed),
             "m" if rest == "accepted" => Some(Self::Accepted),
+            "m" if rest == "past" => Some(Self::Past),
             _ => None,
         }
     }
@@ -186,6 +199,7 @@ impl Key {
             Self::Front(name) => format!("{PREFIX}g/{name}"),
             Self::Removed => format!("{PREFIX}m/removed"),
             Self::Accepted => format!("{PREFIX}m/accepted"),
+            Self::Past => format!("{PREFIX}m/past"),
         }
     }
 }

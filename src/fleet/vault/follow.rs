@@ -52,7 +52,7 @@ impl Vault {
     /// Reads everything and watches, until that fails.
     async fn round(&self, was_away: &mut bool, pauses: &mut Pauses) -> EngineError {
         let first = match stands(&*self.engine, PREFIX).await {
-            Ok((revision, _)) => revision + 1,
+            Ok(page) => page.revision + 1,
             Err(error) => return error,
         };
         // An engine that goes back while everything is read ends the watch, which begins before.
@@ -98,7 +98,7 @@ impl Vault {
                     // It may be from before everything was read.
                     let known = self.state().revision;
                     let is_behind = beat < known
-                        && !matches!(stands(&*self.engine, PREFIX).await, Ok((now, _)) if now >= known);
+                        && !matches!(stands(&*self.engine, PREFIX).await, Ok(page) if page.revision >= known);
                     if is_behind {
                         return EngineError::Compacted(beat);
                     }
