@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::directory::Directory;
 use super::engine::{Compare, MOST_OPERATIONS, Operation, Remembered, read_all};
+use super::past::renew;
 use super::records::{ClaimRecord, Key, RouteRecord, claims_of, read, routes_of, write};
 use super::unlisted::Unlisted;
 
@@ -76,6 +77,8 @@ struct Published {
     at: Instant,
     /// How often the copy had been read anew by then.
     replaced: u64,
+    /// Whether it may be otherwise since.
+    is_stale: bool,
     /// What the host had when all of it was published.
     of: Option<Inventory>,
 }
@@ -105,8 +108,8 @@ pub async fn publish(directory: Arc<Directory>, host: Arc<dyn Host>) {
             (None, Some(_)) => tracing::info!("what this host has is published again"),
             (Some(_), Some(_)) | (None, None) => {}
         }
-        if said.is_some() {
-            published = None;
+        if let Some(published) = published.as_mut().filter(|_| said.is_some()) {
+            published.is_stale = true;
         }
         trouble = said;
         sleep(LOOK).await;
@@ -126,7 +129,7 @@ async fn look(
     let replaced = directory.replaced();
     let fresh = published
         .as_ref()
-        .filter(|known| known.at.elapsed() < READ && known.replaced == replaced);
+        .filter(|known| !known.is_stale && known.at.elapsed() < READ && known.replaced == replaced);
     if fresh.is_some_and(|known| known.of.as_ref() == Some(&inventory)) {
         return Ok(());
     }
@@ -139,14 +142,29 @@ async fn look(
             let entries = entries.into_iter();
             there.extend(entries.map(|entry| (entry.key, (entry.value, entry.modified))));
         }
+        // Before it is written again: perhaps the engine went back, and the copy has not noticed yet.
+        let has_all = published
+            .as_ref()
+            .is_some_and(|known| known.there.keys().all(|key| there.contains_key(key)));
+        if !has_all {
+            let renewed = renew(directory, &**engine).await;
+            renewed.map_err(|error| error.to_string())?;
+        }
         *published = Some(Published {
             there,
             at: Instant::now(),
             replaced,
+            is_stale: false,
             of: None,
         });
     }
-    let Some(Published { there, of, .. }) = published else {
+    let Some(Published {
+        there,
+        of,
+        is_stale,
+        ..
+    }) = published
+    else {
         return Ok(());
     };
     let (listed, mut operations) = changes(name, &inventory, there);
@@ -168,7 +186,7 @@ async fn look(
         let done = done.map_err(|error| error.to_string())?;
         if !done.is_done {
             // Somebody else has changed one of them: all are read anew at the next look.
-            *published = None;
+            *is_stale = true;
             return Ok(());
         }
         // Also what the copy has not heard of yet is known of the engine's past.
