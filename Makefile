@@ -1,6 +1,6 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz contract chaos soak fleet hostile testssl crash-points lint fmt doc deny notices deb image release bare bare-quick bench \
-	bench-peers bench-scale \
+.PHONY: test nightly fuzz contract chaos soak parked fleet hostile testssl crash-points lint fmt doc deny notices deb image release bare bare-quick bench \
+	bench-peers bench-scale bench-fleet \
 	trained instructions demo clean
 
 # What is shipped is built with the profile `dist`. `make test` packs the same programs from `release`, which has no
@@ -61,10 +61,19 @@ soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_IDS=$(SOAK_IDS) SOAK_SLEEPING=$(SOAK_SLEEPING) \
 		cargo test --release --locked --test it soak:: -- --ignored --nocapture --test-threads 1
 
+# An hour: a WebSocket whose instance, a VM on a bridge, sleeps 20 times for three minutes, with kills of its control plane and
+# a restart of the gateway in between. Prints how long the frame that wakes it takes.
+PARKED_ROUNDS ?= 20
+PARKED_SECONDS ?= 180
+parked: packages-test
+	PARKED_ROUNDS=$(PARKED_ROUNDS) PARKED_SECONDS=$(PARKED_SECONDS) \
+		cargo test --locked --test it parked_vm:: -- --nocapture
+
 # Three minutes of a whole fleet: 3 etcd, 3 fronts, 4 hosts, clients that count. Fronts, nodes and etcd's leader are killed, a front
-# is cut off from a host, a name moves under load, and a thousand instances wake while etcd is away for a minute. Prints what was
-# counted. The members are processes of what is built here, or of what WAKEGATE_BIN names.
-fleet: packages-etcd
+# is cut off from a host, a host and etcd's leader from everybody, a name moves under load, and a thousand instances wake while etcd is
+# away for a minute. Prints what was counted. Each has a network namespace of its own, which wants root; without, all are on loopback,
+# and only the front is cut off. The members are processes of what is built here, or of what WAKEGATE_BIN names.
+fleet: packages-etcd packages-network
 	cargo test --locked --test it fleet_whole:: -- --ignored --nocapture
 
 # Minutes in which 200 hostile connections of each kind stand beside an honest client, whose gateway must stay below 256 MiB;
@@ -185,6 +194,11 @@ bench-scale: packages-scale
 	deploy/build gateway peer
 	benches/scale/run.py
 
+# What a fleet costs: the hop from a front to a node, and a front's copy of the directory, up to ten million names; prints
+# tables and draws a chart. Ten minutes, and 8 GB of memory.
+bench-fleet: packages-etcd
+	benches/scale/fleet.py
+
 # A binary that is optimised by what it does under that load: target/trained/wakegate.
 trained: packages-peers packages-trained
 	deploy/train
@@ -241,6 +255,10 @@ packages-test: packages-etcd
 .PHONY: packages-testssl
 packages-testssl: packages-test
 	@(command -v testssl || command -v testssl.sh) >/dev/null || deploy/packages testssl.sh
+
+.PHONY: packages-network
+packages-network: packages-build
+	@command -v ip >/dev/null || deploy/packages iproute2
 
 .PHONY: packages-etcd
 packages-etcd: packages-build

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::{KeepWarm, RouteWakeConfig};
+use crate::config::{KeepWarm, RouteKey, RouteWakeConfig};
 use crate::names::PlaneIndex;
 use crate::wake::{Dialer, Endpoint, Requester, Target, WakeError, Wakes};
 use hypeman::ControlPlane;
@@ -38,7 +38,7 @@ pub struct WarmPlan {
     /// The instance that is kept awake.
     pub instance: InstanceRef,
     /// The route, for the ledger.
-    pub route: Arc<str>,
+    pub route: RouteKey,
     /// How it is woken.
     pub rules: RouteWakeConfig,
     /// The hours in which it is kept awake.
@@ -77,7 +77,7 @@ impl WarmPlan {
         Requester {
             unparked_by: None,
             trace: None,
-            route: Arc::clone(&self.route),
+            route: self.route.clone(),
             client: Ipv4Addr::UNSPECIFIED.into(),
             user_agent: Some("keep-warm".into()),
             since: Instant::now(),

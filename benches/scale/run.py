@@ -166,11 +166,11 @@ def figure(value):
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def chart(title, unit, points, left):
-    """One line over decades."""
-    width, height, decades, most = 380, 200, 4, max(value for _, value in points) * 1.25
+def chart(title, unit, points, left, first=10, decades=4):
+    """One line over decades, of which the first begins with `first`."""
+    width, height, most = 380, 200, max(value for _, value in points) * 1.25
     place = lambda count, value: (
-        left + 50 + (width - 90) * (len(str(count)) - 2 + (count / 10 ** (len(str(count)) - 1) - 1) / 9) / decades,
+        left + 50 + (width - 90) * (len(str(count)) - len(str(first)) + (count / 10 ** (len(str(count)) - 1) - 1) / 9) / decades,
         30 + (height - 60) * (1 - value / most),
     )
     line = " ".join(f"{x:.0f},{y:.0f}" for x, y in (place(*point) for point in points))

@@ -1,13 +1,14 @@
 //! What a node's control planes have, as it is published.
 //!
 //! Guarantees: a control plane that does not answer, or not for all, takes nothing away, and its names are
-//! nobody else's meanwhile; what asks for a secret is not published without it.
+//! nobody else's meanwhile; an instance is lacked when its control plane says so of it, and by nothing else; what asks for a secret is not published without it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use futures_util::future::{BoxFuture, FutureExt as _, join_all, ready};
+use futures_util::stream::{self, StreamExt as _};
 use serde_json::Map;
 use tokio::time::timeout;
 
@@ -15,15 +16,18 @@ use super::handle::AppHandle;
 use super::plane::ObservedPlane;
 use crate::config::{FleetConfig, FleetPublish, RouteConfig};
 use crate::fleet::publisher::{Host, Inventory};
-use crate::fleet::records::RouteRecord;
+use crate::fleet::records::{ClaimRecord, RouteRecord};
 use crate::names::PlaneIndex;
 use crate::router::Declared;
+use hypeman::InstanceRef;
 use hypeman::wire::ListInstances;
 
 /// The tag of instances that are published where not all are.
 const TAG: (&str, &str) = ("wakegate.publish", "true");
 /// How long one of several control planes may keep the others' names waiting.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Questions about instances that a list lacks, at once.
+const QUESTIONS: usize = 8;
 
 /// The control planes that this gateway stands beside.
 pub(super) struct PublishedHost {
@@ -103,6 +107,30 @@ impl PublishedHost {
             })
             .collect();
         Ok(said)
+    }
+
+    /// Whether the claim's control plane says that it has no such instance, or none that is published.
+    async fn lacks_one(&self, claim: &ClaimRecord) -> bool {
+        let planes = &self.handle.0.planes;
+        let plane = match &claim.plane {
+            Some(name) => planes.iter().find(|plane| *plane.name == **name),
+            None => planes.first(),
+        };
+        // What none of the control planes could have, or be asked for, nobody has.
+        let (Some(plane), Ok(id)) = (plane, InstanceRef::parse(&claim.id)) else {
+            return true;
+        };
+        let asked = timeout(PATIENCE, plane.client.get_instance(&id)).await;
+        match asked {
+            Ok(Ok(there)) => {
+                let is_published =
+                    !self.is_tagged || there.tags.get(TAG.0).is_some_and(|value| value == TAG.1);
+                // An id's beginning finds others, too.
+                there.id != claim.id || !is_published
+            }
+            Ok(Err(error)) => error.is_not_found(),
+            Err(_) => false,
+        }
     }
 
     /// What asks for a secret would be open elsewhere; and a redirect is the listener's business there.
@@ -194,6 +222,18 @@ impl Host for PublishedHost {
                 None if planes.is_empty() => Err("there is no [[hypeman]]".to_owned()),
                 Some(_) | None => Ok(inventory),
             }
+        }
+        .boxed()
+    }
+
+    fn lacks(&self, claims: BTreeMap<String, ClaimRecord>) -> BoxFuture<'_, BTreeSet<String>> {
+        async move {
+            let asked = claims.into_iter().map(|(key, claim)| async move {
+                let is_lacked = self.lacks_one(&claim).await;
+                is_lacked.then_some(key)
+            });
+            let asked = stream::iter(asked).buffer_unordered(QUESTIONS);
+            asked.filter_map(ready).collect().await
         }
         .boxed()
     }

@@ -4,93 +4,24 @@
 //! a loss; a status comes from the gateway of the configuration if it runs, else from the directory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::Arc;
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::args::{
-    ConfigArguments, FleetCommand, GatewayArguments, ImportArguments, ListArguments, MoveArguments,
-    NameArguments, PutArguments,
+    ConfigArguments, FleetCommand, GatewayArguments, ListArguments, MoveArguments, NameArguments,
+    PutArguments,
 };
+use super::fleet_directory::{Opened, operators, policy_in, route_name};
+use super::fleet_import::import;
 use super::gateway::Gateway;
 use super::output::{Failure, Output};
 use super::table::table;
-use crate::app::engine_of;
-use crate::config::{Config, FleetEngine, Variables, declared_policy, declared_route, load_file};
-use crate::fleet::engine::{Entry, read_all, read_one};
-use crate::fleet::operator::{accept, put, relocate, remove, replace};
-use crate::fleet::records::{
-    ClaimRecord, Key, MemberRecord, OPERATOR, PREFIX, RouteRecord, read, write,
-};
-use crate::fleet::{Directory, Engine, FleetStatus, Own, Placement as _, Role, SealKeys};
-
-/// The directory that a configuration names.
-struct Opened {
-    config: Config,
-    engine: Arc<dyn Engine>,
-    keys: SealKeys,
-}
-
-impl Opened {
-    fn of(file: Option<&Path>) -> Result<Self, Failure> {
-        let loaded = load_file(file, &Variables::from_process()).map_err(Failure::bad_config)?;
-        let config = loaded.config;
-        let Some(fleet) = &config.fleet else {
-            return Err(Failure::bad_config("the configuration has no [fleet]"));
-        };
-        if fleet.engine == FleetEngine::Memory {
-            return Err(Failure::failed(
-                "`fleet.engine` is \"memory\", which no other program can look into",
-            ));
-        }
-        let engine = engine_of(fleet).map_err(Failure::bad_config)?;
-        let keys = SealKeys::of(fleet).map_err(Failure::bad_config)?;
-        Ok(Self {
-            config,
-            engine,
-            keys,
-        })
-    }
-
-    /// A policy's own keys.
-    fn policy(&self, entry: &Entry) -> Result<Map<String, Value>, String> {
-        policy_in(entry, &self.keys)
-    }
-
-    /// A policy as it is written.
-    fn sealed(&self, name: &str, keys: &Map<String, Value>) -> Result<(Key, Vec<u8>), Failure> {
-        let key = Key::Policy(name.to_owned());
-        let value = self.keys.seal(&key.text(), write(keys));
-        Ok((key, value.map_err(Failure::failed)?))
-    }
-
-    async fn read(&self) -> Result<(Arc<Directory>, Vec<Entry>), Failure> {
-        let Some(fleet) = &self.config.fleet else {
-            return Err(Failure::bad_config("the configuration has no [fleet]"));
-        };
-        let (entries, revision) = read_all(&*self.engine, PREFIX)
-            .await
-            .map_err(Failure::failed)?;
-        let own = Own {
-            name: String::new(),
-            is_node: false,
-            ..Own::default()
-        };
-        let wake = &self.config.wake;
-        let directory = Directory::new(own, fleet, wake, "", Arc::clone(&self.engine));
-        let directory = directory.map_err(Failure::failed)?;
-        directory.replace(&entries, revision);
-        directory.hear();
-        Ok((directory, entries))
-    }
-}
-
-fn policy_in(entry: &Entry, keys: &SealKeys) -> Result<Map<String, Value>, String> {
-    let opened = keys.open(&entry.key, &entry.value);
-    read(&opened.map_err(|error| error.to_string())?)
-}
+use crate::config::{declared_policy, declared_route};
+use crate::fleet::engine::{Entry, read_one};
+use crate::fleet::operator::{accept, put_routes, relocate, remove, replace};
+use crate::fleet::records::{ClaimRecord, Key, MemberRecord, RouteRecord, read, write};
+use crate::fleet::{Directory, FleetStatus, Placement as _, Role, SealKeys};
 
 /// Runs one.
 pub(super) async fn run(command: FleetCommand, output: Output) -> Result<(), Failure> {
@@ -151,6 +82,13 @@ async fn status(arguments: &GatewayArguments, output: Output) -> Result<(), Fail
             text(shrink, "of"),
         ));
     }
+    let unlisted = status.get("unlisted").and_then(Value::as_u64);
+    if let Some(count) = unlisted.filter(|count| *count > 0) {
+        output.print(&format!(
+            "{count} of what this node has published are not in its host's list and stay until that is \
+             confirmed, or `wakegate fleet accept`\n",
+        ));
+    }
     let members = status.get("members").and_then(Value::as_array);
     let rows: Vec<[String; 4]> = members
         .into_iter()
@@ -206,26 +144,6 @@ async fn routes(arguments: &ListArguments, output: Output) -> Result<(), Failure
     Ok(())
 }
 
-/// The name of a route, as the directory has it.
-fn route_name(arguments: &NameArguments) -> Result<String, Failure> {
-    if !arguments.path.starts_with('/') {
-        return Err(Failure::failed(format_args!(
-            "`{}` is not a path",
-            arguments.path
-        )));
-    }
-    let path = arguments.path.trim_end_matches('/');
-    let path = if path.is_empty() { "/" } else { path };
-    Ok(format!("{}{path}", arguments.host))
-}
-
-fn operators(name: &str) -> Key {
-    Key::Route {
-        source: OPERATOR.to_owned(),
-        name: name.to_owned(),
-    }
-}
-
 async fn put_route(arguments: &PutArguments) -> Result<(), Failure> {
     let opened = Opened::of(arguments.name.config.config.as_deref())?;
     let name = route_name(&arguments.name)?;
@@ -250,8 +168,13 @@ async fn put_route(arguments: &PutArguments) -> Result<(), Failure> {
         policy: arguments.policy.clone(),
         more: Map::new(),
     };
-    let pairs = vec![(operators(&name), write(&record))];
-    put(&*opened.engine, pairs).await.map_err(Failure::failed)
+    let key = operators(&name);
+    let (there, _) = read_one(&*opened.engine, &key.text())
+        .await
+        .map_err(Failure::failed)?;
+    let there = there.into_iter().collect();
+    let written = put_routes(&*opened.engine, vec![(key, record)], there).await;
+    written.map_err(Failure::failed)
 }
 
 async fn rm(arguments: &NameArguments) -> Result<(), Failure> {
@@ -264,84 +187,6 @@ async fn rm(arguments: &NameArguments) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// A policy's name: the same for all routes that say the same.
-fn policy_name(keys: &Map<String, Value>) -> String {
-    let sorted: BTreeMap<&String, &Value> = keys.iter().collect();
-    let text = serde_json::to_vec(&sorted).unwrap_or_default();
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
-    let hex = crate::fleet::records::to_hex(digest.as_ref());
-    format!("import-{}", hex.chars().take(12).collect::<String>())
-}
-
-async fn import(arguments: &ImportArguments, output: Output) -> Result<(), Failure> {
-    let opened = Opened::of(arguments.config.config.as_deref())?;
-    let path = arguments.file.display();
-    let text = std::fs::read_to_string(&arguments.file)
-        .map_err(|error| Failure::failed(format_args!("cannot read {path}: {error}")))?;
-    let file: toml::Table =
-        toml::from_str(&text).map_err(|error| Failure::failed(format_args!("{path}: {error}")))?;
-    let file = serde_json::to_value(file).map_err(Failure::failed)?;
-    let (mut policies, mut routes) = (BTreeMap::new(), Vec::new());
-    for route in file
-        .get("route")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        let mut keys = route.as_object().cloned().unwrap_or_default();
-        let mut take = |key: &str| keys.shift_remove(key);
-        let host = take("host").and_then(|host| host.as_str().map(str::to_owned));
-        let host = host.ok_or_else(|| Failure::failed("a route has no host"))?;
-        let path = take("path").and_then(|path| path.as_str().map(str::to_owned));
-        let instance = take("instance").and_then(|name| name.as_str().map(str::to_owned));
-        let port = match take("port") {
-            // The host says which.
-            Some(Value::String(text)) if text == "{port}" => 0,
-            Some(port) => {
-                let number = port.as_u64().and_then(|port| u16::try_from(port).ok());
-                let number = number.filter(|port| *port > 0);
-                number
-                    .ok_or_else(|| Failure::failed(format_args!("`{host}`: {port} is no port")))?
-            }
-            None if host.contains("{port}") => 0,
-            None => 8080,
-        };
-        take("hypeman");
-        let name = NameArguments {
-            config: ConfigArguments::default(),
-            host,
-            path: path.unwrap_or_else(|| "/".to_owned()),
-        };
-        let name = route_name(&name)?;
-        let wrong = |problem: String| Failure::failed(format_args!("`{name}`: {problem}"));
-        let policy = declared_policy(&keys, &opened.config.wake, "").map_err(wrong)?;
-        let instance = instance.unwrap_or_default();
-        declared_route(&name, &instance, port, &policy).map_err(wrong)?;
-        let policy = (!keys.is_empty()).then(|| policy_name(&keys));
-        if let Some(policy) = &policy {
-            policies.insert(policy.clone(), keys);
-        }
-        let record = RouteRecord {
-            instance,
-            port,
-            policy,
-            more: Map::new(),
-        };
-        routes.push((operators(&name), write(&record)));
-    }
-    let count = (routes.len(), policies.len());
-    let policies = policies.iter();
-    let pairs = policies.map(|(name, keys)| opened.sealed(name, keys));
-    let mut pairs = pairs.collect::<Result<Vec<_>, _>>()?;
-    pairs.extend(routes);
-    put(&*opened.engine, pairs).await.map_err(Failure::failed)?;
-    output.note(&format!(
-        "{} routes and {} policies are in the directory\n",
-        count.0, count.1
-    ));
-    Ok(())
 }
 
 /// What policies say. One that cannot be opened is none that says nothing: a route without it would let

@@ -13,6 +13,8 @@ mod demo;
 mod demo_files;
 mod explain;
 mod fleet;
+mod fleet_directory;
+mod fleet_import;
 mod gateway;
 mod init;
 mod instances;

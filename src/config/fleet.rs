@@ -100,7 +100,8 @@ settings! {
         #[serde(skip_serializing_if = "Option::is_none")]
         pub snapshot: Option<PathBuf> = None;
         /// The share of routes that may go at once before an operator is asked
-        /// (`wakegate fleet accept`); fewer than 20 always may.
+        /// (`wakegate fleet accept`), and of what a node has published that its host's list may lack at
+        /// once before that is confirmed; fewer than 20 always may.
         pub max_shrink: f64 = 0.1, by share;
         /// Which of its Hypeman's instances a node publishes.
         pub publish: FleetPublish = FleetPublish::All;

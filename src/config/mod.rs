@@ -12,6 +12,7 @@
 mod acme;
 mod addresses;
 mod advice;
+mod at_node;
 mod auth;
 mod auth_advice;
 mod capture_text;
@@ -86,7 +87,7 @@ pub use route::{
     AdmissionConfig, AsleepConfig, HooksConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig,
     RouteConfig, RoutePolicy, RouteWakeConfig, WaitingPageConfig,
 };
-pub use route_name::{HostKind, RouteName};
+pub use route_name::{HostKind, RouteKey, RouteName};
 pub use schema::schema;
 pub use secret::Secret;
 pub use server::{HalfClose, Http2Config, ServerConfig, ViaConfig};

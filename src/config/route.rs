@@ -21,7 +21,7 @@ use super::pattern::{HostPattern, InstanceTemplate};
 #[cfg(test)]
 use super::ports::PortShape;
 use super::ports::{PortFrom, PortRanges, port_or_capture};
-use super::route_name::{HostKind, RouteName};
+use super::route_name::{HostKind, RouteKey, RouteName};
 use super::settings::{
     list, optional_text, section, settings, size_within, text, within, word_settings,
 };
@@ -81,6 +81,9 @@ pub struct RoutePolicy {
     /// Whether it is not the route's to say: whichever has the instance. So it is with a directory's routes.
     #[serde(skip)]
     pub plane_is_open: bool,
+    /// Whether it says more for the gateway beside the instance than a request can take along.
+    #[serde(skip)]
+    pub has_more_at_node: bool,
     /// Requests at the instance at once.
     pub limits: LimitsConfig,
     /// How long and for what a wake is waited for.
@@ -324,9 +327,15 @@ impl RouteConfig {
         self.port == 0
     }
 
-    /// Its hosts and its path: a name with few values, for logs and fairness.
+    /// Its hosts and its path: a name with few values, for logs and metrics. Another route, for another port,
+    /// may have the same.
     pub fn label(&self) -> &Arc<str> {
         self.name.label()
+    }
+
+    /// What is counted for it is counted by this.
+    pub fn key(&self) -> RouteKey {
+        self.name.key(self.listen_port)
     }
 
     /// Its hosts, as they are written.
@@ -370,6 +379,7 @@ impl RoutePolicy {
             hypeman: String::new(),
             plane,
             plane_is_open: false,
+            has_more_at_node: false,
             limits: LimitsConfig::default(),
             wake: RouteWakeConfig::of(wake),
             admission: AdmissionConfig::default(),

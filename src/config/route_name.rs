@@ -1,7 +1,8 @@
 //! A route's host and path, as one text.
 //!
 //! Guarantees: the text is that of a valid pattern and a path from `/` on, so that it can be taken
-//! apart again; it is shared by all who call the route by it, since there may be a million.
+//! apart again; it is shared by all who call the route by it, since there may be a million. Two routes of one
+//! name, which are for different ports, have different keys.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +15,14 @@ use super::pattern::{Captured, HostPattern};
 /// A route's host and path: `api.example.com/v1`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RouteName(Arc<str>);
+
+/// One route among all: its name, and the port that it is for, if it is for one alone. What is counted for a
+/// route is counted by this. Cheap to clone; it is shown as the route's name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    label: Arc<str>,
+    port: Option<u16>,
+}
 
 /// The hosts of a route, as its name has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +45,17 @@ impl RouteName {
         Self(format!("{host}{path}").into())
     }
 
-    /// The whole text, for logs and fairness.
+    /// The whole text, for logs.
     pub fn label(&self) -> &Arc<str> {
         &self.0
+    }
+
+    /// The key of the route of this name that is for this port alone, or for every one.
+    pub fn key(&self, port: Option<u16>) -> RouteKey {
+        RouteKey {
+            label: Arc::clone(&self.0),
+            port,
+        }
     }
 
     /// The hosts, as they are written.
@@ -91,6 +108,33 @@ impl RouteName {
 impl fmt::Debug for RouteName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+// === impl RouteKey ===
+
+/// That of something that is no route of the table, or is one for every port.
+impl From<&str> for RouteKey {
+    fn from(label: &str) -> Self {
+        Self {
+            label: label.into(),
+            port: None,
+        }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+impl fmt::Debug for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{} at {port}", self.label),
+            None => f.write_str(&self.label),
+        }
     }
 }
 
@@ -152,6 +196,18 @@ mod tests {
             assert_eq!((name.kind(), name.pattern()), (kind, pattern));
             assert_eq!(&**name.label(), format!("{host}{path}"));
         }
+    }
+
+    #[test]
+    fn routes_of_one_name_have_keys_of_their_own_by_the_port_that_they_are_for() {
+        let name = RouteName::new(&HostPattern::parse("a.b").unwrap(), "/");
+        let (any, http) = (name.key(None), name.key(Some(80)));
+        assert!(any != http && http != name.key(Some(443)) && http == name.key(Some(80)));
+        assert_eq!(
+            (any.to_string(), http.to_string()),
+            ("a.b/".into(), "a.b/".into())
+        );
+        assert_eq!(any, "a.b/".into());
     }
 
     #[test]

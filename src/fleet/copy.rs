@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) revision: i64,
     /// The last changes that are known: by them another past is noticed.
     pub(super) last: VecDeque<Remembered>,
+    /// What this member has written last, until the copy has come as far.
+    pub(super) written: Option<Remembered>,
     /// The cluster that is known; 0, if none is.
     pub(super) cluster: u64,
     /// Whether the engine has another past than what is known.
@@ -78,6 +80,7 @@ impl State {
         Ok(Self {
             revision: 0,
             last: VecDeque::new(),
+            written: None,
             cluster: 0,
             has_other_past: false,
             is_known: false,
@@ -196,10 +199,19 @@ impl State {
         let last = changes.iter().skip(changes.len().saturating_sub(LAST));
         self.last.extend(last.map(Remembered::of));
         // Spans are told of independently of each other.
-        let last = self.last.make_contiguous();
+        let mut last: Vec<Remembered> = self.last.drain(..).collect();
         last.sort_by_key(|change| change.revision);
-        let over = self.last.len().saturating_sub(LAST);
-        self.last.drain(..over);
+        // Of a key, the last change is the one that can be asked for the longest.
+        let mut keys = HashSet::new();
+        while let Some(change) = last.pop()
+            && keys.len() < LAST
+        {
+            if keys.insert(change.key.clone()) {
+                self.last.push_front(change);
+            }
+        }
+        self.written
+            .take_if(|written| written.revision <= self.revision);
     }
 
     pub(super) fn delete(&mut self, key: &Key, hold: bool) {

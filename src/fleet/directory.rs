@@ -5,6 +5,7 @@
 //! operator accepts it; a host that falls silent keeps its claims.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Directory {
     engine: Arc<dyn Engine>,
     state: RwLock<State>,
     rereads: Rereads,
+    /// What this member's host lacks in its list and has published.
+    unlisted: AtomicUsize,
     /// When the engine was last heard.
     heard: RwLock<Option<Instant>>,
     /// The revision that is in force.
@@ -85,6 +88,7 @@ impl Directory {
             engine,
             state: RwLock::new(state),
             rereads: Rereads::default(),
+            unlisted: AtomicUsize::new(0),
             heard: RwLock::default(),
             changed: watch::Sender::new(0),
         }))
@@ -130,9 +134,19 @@ impl Directory {
         self.state().revision
     }
 
-    /// The last changes that are known, the oldest first.
+    /// The last changes that are known, the oldest first; also what this member has written and the copy has not
+    /// heard of.
     pub fn last_changes(&self) -> Vec<Remembered> {
-        self.state().last.iter().cloned().collect()
+        let state = self.state();
+        state.last.iter().chain(&state.written).cloned().collect()
+    }
+
+    /// This member has written this.
+    pub fn note_written(&self, change: Remembered) {
+        let mut state = self.state_mut();
+        if change.revision > state.revision {
+            state.written = Some(change);
+        }
     }
 
     /// The keys that this member reads and watches: all of them, or what concerns a node that meets no clients.
@@ -247,6 +261,7 @@ impl Directory {
         state.problems.retain(|key, _| texts.contains(key.as_str()));
         state.routes.forget_problems(&texts);
         state.revision = revision;
+        state.written = None;
         let last = entries.iter().max_by_key(|entry| entry.modified);
         state.last = last.map(Remembered::of_entry).into_iter().collect();
         state.is_known = true;
@@ -424,6 +439,7 @@ impl Directory {
                 routes: held,
                 of: state.routes.len(),
             }),
+            unlisted: self.unlisted.load(Ordering::Relaxed),
             claimed_twice,
             routes: state.routes.len(),
             problems: problems
@@ -451,6 +467,18 @@ impl Directory {
     /// How often the engine went back to an earlier revision.
     pub fn status_went_back(&self) -> u64 {
         self.state().went_back
+    }
+
+    /// The share of what is known that may go at once, and the revision at which an operator has accepted last
+    /// that things are gone.
+    pub(super) fn shrinking(&self) -> (f64, i64) {
+        let accepted = self.state().accepted.as_ref().map(|entry| entry.modified);
+        (self.max_shrink, accepted.unwrap_or_default())
+    }
+
+    /// So many keys stay although this member's host lacks them in its list.
+    pub(super) fn note_unlisted(&self, count: usize) {
+        self.unlisted.store(count, Ordering::Relaxed);
     }
 
     /// How many there are of what operators look after.

@@ -107,6 +107,8 @@ pub struct Remembered {
     pub revision: i64,
     /// Whether it was deleted.
     pub is_deleted: bool,
+    /// Whether something is known to have been there before it was deleted.
+    pub was_there: bool,
     /// By what its value is known again; none, if it is not known as the engine has it.
     pub value: Option<u64>,
 }
@@ -231,6 +233,23 @@ impl Remembered {
             key: change.key().to_owned(),
             revision: change.revision(),
             is_deleted: matches!(change, Change::Deleted { .. }),
+            was_there: true,
+            value,
+        }
+    }
+
+    /// What this member has done to a key, at a revision.
+    pub fn by_us(operation: &Operation, revision: i64) -> Self {
+        let (key, value) = match operation {
+            Operation::Put { key, value, .. } => (key, Some(mark_of(value))),
+            Operation::Delete(key) => (key, None),
+        };
+        Self {
+            key: key.clone(),
+            revision,
+            is_deleted: value.is_none(),
+            // Somebody else may have been quicker.
+            was_there: false,
             value,
         }
     }
@@ -241,6 +260,7 @@ impl Remembered {
             key: entry.key.clone(),
             revision: entry.modified,
             is_deleted: false,
+            was_there: true,
             value: Some(mark_of(&entry.value)),
         }
     }
@@ -356,18 +376,24 @@ async fn read_then(
 }
 
 /// Whether the engine remembers this change: one that was restored from a backup has another past, or has
-/// not come so far.
+/// not come so far. [`EngineError::Compacted`] where what is left of the past does not tell.
 pub async fn remembers(engine: &dyn Engine, change: &Remembered) -> Result<bool, EngineError> {
     let Remembered { key, revision, .. } = change;
-    if change.is_deleted {
-        let before = read_then(engine, key, revision - 1).await?;
-        return Ok(before.is_some() && read_then(engine, key, *revision).await?.is_none());
+    // What is there now tells of the past, however much of that was forgotten.
+    match read_one(engine, key).await? {
+        (Some(entry), _) if change.is_deleted && entry.created <= *revision => return Ok(false),
+        (Some(entry), _) if !change.is_deleted && entry.modified == *revision => {
+            return Ok(change.is(&entry));
+        }
+        (Some(entry), _) if !change.is_deleted && entry.modified < *revision => return Ok(false),
+        (None, now) if !change.is_deleted && now <= *revision => return Ok(false),
+        (Some(_) | None, _) => {}
     }
-    // What is there now is remembered however much was forgotten.
-    match read_one(engine, key).await?.0 {
-        Some(entry) if entry.modified == *revision => return Ok(change.is(&entry)),
-        Some(entry) if entry.modified < *revision => return Ok(false),
-        Some(_) | None => {}
+    if change.is_deleted {
+        if change.was_there && read_then(engine, key, revision - 1).await?.is_none() {
+            return Ok(false);
+        }
+        return Ok(read_then(engine, key, *revision).await?.is_none());
     }
     let then = read_then(engine, key, *revision).await?;
     Ok(then.is_some_and(|entry| change.is(&entry)))

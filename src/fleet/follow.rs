@@ -116,6 +116,19 @@ async fn round(
 ) -> EngineError {
     let engine = Arc::clone(directory.engine());
     let spans = directory.spans();
+    let first = match next {
+        Some(from) => from.iter().min().copied().unwrap_or_default(),
+        None => match stands(&*engine, &Key::Accepted.text()).await {
+            Ok((revision, _)) => revision + 1,
+            Err(error) => return error,
+        },
+    };
+    // The watch begins before everything is read: an engine that goes back meanwhile ends it, and what was read of
+    // two pasts is read again.
+    let mut news = match engine.watch_spans(spans.clone(), first).await {
+        Ok(news) => news,
+        Err(error) => return error,
+    };
     let mut from = match next {
         Some(from) => from.clone(),
         None => {
@@ -125,7 +138,11 @@ async fn round(
             };
             directory.hear();
             let (entries, revision) = (read.entries, read.revision);
-            if matches!(has_same_past(directory, &*engine).await, Ok(false)) {
+            // It went back before it was watched, and would be silent until it has come as far again.
+            if revision + 1 < first {
+                return EngineError::Compacted(revision);
+            }
+            if matches!(past(directory, &*engine).await, Ok(Past::Other)) {
                 directory.doubt();
             }
             let copy = Arc::clone(directory);
@@ -136,16 +153,12 @@ async fn round(
             vec![revision + 1; spans.len()]
         }
     };
-    let first = from.iter().min().copied().unwrap_or_default();
-    let mut news = match engine.watch_spans(spans.clone(), first).await {
-        Ok(news) => news,
-        Err(error) => return error,
-    };
     // It may have been restored from a backup, and have come as far again since; from here on that would
     // end the watch.
-    match has_same_past(directory, &*engine).await {
-        Ok(true) => {}
-        Ok(false) => {
+    match past(directory, &*engine).await {
+        Ok(Past::Same) => {}
+        Ok(Past::Forgotten) => return EngineError::Compacted(first),
+        Ok(Past::Other) => {
             directory.doubt();
             return EngineError::Compacted(first);
         }
@@ -164,7 +177,8 @@ async fn round(
         match item {
             News::Alive(revision) => {
                 let known = directory.known();
-                if revision < known {
+                // It may be from before everything was read.
+                if revision < known && !matches!(past(directory, &*engine).await, Ok(Past::Same)) {
                     tracing::error!(
                         revision,
                         known,
@@ -202,23 +216,41 @@ fn only_new(mut changes: Vec<Change>, spans: &[Span], from: &mut [i64]) -> Vec<C
     changes
 }
 
+/// What an engine's past is, beside what is known of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Past {
+    /// It has what is known, as far as can be told.
+    Same,
+    /// It does not: it is another cluster, or was restored from a backup.
+    Other,
+    /// It has forgotten whether it has had the changes that are known.
+    Forgotten,
+}
+
 /// Whether the engine is still the one that is known: no other cluster, as far as it was, with what is known of the
 /// last changes. One that was restored from a backup may lack few changes, and have made others since.
-async fn has_same_past(directory: &Directory, engine: &dyn Engine) -> Result<bool, EngineError> {
+async fn past(directory: &Directory, engine: &dyn Engine) -> Result<Past, EngineError> {
+    // More may become known while the engine answers.
+    let (changes, known) = (directory.last_changes(), directory.known());
+    let known = changes
+        .last()
+        .map_or(known, |last| known.max(last.revision));
     let (revision, cluster) = stands(engine, &Key::Accepted.text()).await?;
-    if revision < directory.known() || directory.is_other(cluster) {
-        return Ok(false);
+    if revision < known || directory.is_other(cluster) {
+        return Ok(Past::Other);
     }
-    // The last one is the least that another past has had.
-    for change in directory.last_changes().iter().rev() {
+    // The last one is the least that another past has had; but nodes write again what was lost, perhaps at the
+    // same revision.
+    let mut past = Past::Same;
+    for change in changes.iter().rev() {
         match remembers(engine, change).await {
             Ok(true) => {}
-            // What is older it may have forgotten.
-            Err(EngineError::Compacted(_)) => return Ok(true),
-            other => return other,
+            Ok(false) => return Ok(Past::Other),
+            Err(EngineError::Compacted(_)) => past = Past::Forgotten,
+            Err(error) => return Err(error),
         }
     }
-    Ok(true)
+    Ok(past)
 }
 
 fn tell(applied: Applied) -> Applied {

@@ -20,6 +20,7 @@ mod routes;
 pub mod seal;
 pub mod snapshot;
 pub mod status;
+mod unlisted;
 pub mod vault;
 
 pub use directory::{Directory, Own};

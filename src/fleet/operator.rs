@@ -2,12 +2,14 @@
 //!
 //! Guarantees: what is taken away by hand is counted in the same transaction, so that it is never
 //! mistaken for a loss; a move is one transaction that fails if somebody else was quicker; what no
-//! member could read is not written.
+//! member could read is not written; what another version says in a route stays when it is changed.
+
+use std::collections::HashMap;
 
 use thiserror::Error;
 
 use super::engine::{Compare, Engine, EngineError, Entry, MOST_OPERATIONS, Operation, read_one};
-use super::records::{AcceptedRecord, Key, RemovedRecord, read, write};
+use super::records::{AcceptedRecord, Key, RemovedRecord, RouteRecord, read, write};
 
 /// How often a change is tried while others are quicker.
 const ATTEMPTS: usize = 20;
@@ -37,6 +39,57 @@ pub async fn put(engine: &dyn Engine, pairs: Vec<(Key, Vec<u8>)>) -> Result<(), 
         engine.commit(Vec::new(), puts.collect()).await?;
     }
     Ok(())
+}
+
+/// Writes routes, some at a time. What another version says in one that is there, of which `there` is what
+/// was read last, stays.
+pub async fn put_routes(
+    engine: &dyn Engine,
+    routes: Vec<(Key, RouteRecord)>,
+    there: Vec<Entry>,
+) -> Result<(), ChangeError> {
+    let known = there.into_iter().map(|entry| (entry.key.clone(), entry));
+    let mut known: HashMap<String, Entry> = known.collect();
+    let routes = routes.into_iter().map(|(key, record)| (key.text(), record));
+    let routes: Vec<(String, RouteRecord)> = routes.collect();
+    for some in routes.chunks(MOST_OPERATIONS) {
+        put_some_routes(engine, some, &mut known).await?;
+    }
+    Ok(())
+}
+
+async fn put_some_routes(
+    engine: &dyn Engine,
+    routes: &[(String, RouteRecord)],
+    known: &mut HashMap<String, Entry>,
+) -> Result<(), ChangeError> {
+    for _ in 0..ATTEMPTS {
+        let (mut compares, mut puts) = (Vec::new(), Vec::new());
+        for (key, record) in routes {
+            let before = known.get(key);
+            compares.push(same(key, before));
+            let before = before.and_then(|entry| read::<RouteRecord>(&entry.value).ok());
+            let record = RouteRecord {
+                more: before.map(|before| before.more).unwrap_or_default(),
+                ..record.clone()
+            };
+            puts.push(Operation::Put {
+                key: key.clone(),
+                value: write(&record),
+                lease: 0,
+            });
+        }
+        if engine.commit(compares, puts).await?.is_done {
+            return Ok(());
+        }
+        for (key, _) in routes {
+            match read_one(engine, key).await?.0 {
+                Some(entry) => known.insert(key.clone(), entry),
+                None => known.remove(key),
+            };
+        }
+    }
+    Err(ChangeError::Busy)
 }
 
 fn same(key: &str, entry: Option<&Entry>) -> Compare {
@@ -159,5 +212,66 @@ pub async fn relocate(
     match done.is_done {
         true => Ok(()),
         false => Err(ChangeError::Busy),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value};
+
+    use super::*;
+    use crate::fleet::MemoryEngine;
+
+    fn route(host: &str) -> Key {
+        Key::Route {
+            source: "op".to_owned(),
+            name: format!("{host}/"),
+        }
+    }
+
+    fn record(instance: &str) -> RouteRecord {
+        RouteRecord {
+            instance: instance.to_owned(),
+            port: 80,
+            policy: None,
+            more: Map::new(),
+        }
+    }
+
+    async fn there(engine: &dyn Engine, key: &Key) -> Entry {
+        read_one(engine, &key.text()).await.unwrap().0.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_another_version_says_in_a_route_stays_when_it_is_changed() {
+        let engine = MemoryEngine::new();
+        let (key, new) = (route("a.test"), route("b.test"));
+        let later = br#"{"instance":"a","port":1,"policy":"p","cell":"eu-2"}"#.to_vec();
+        put(&engine, vec![(key.clone(), later)]).await.unwrap();
+        let read = vec![there(&engine, &key).await];
+        // It was changed since.
+        let later = br#"{"instance":"a","weight":7}"#.to_vec();
+        put(&engine, vec![(key.clone(), later)]).await.unwrap();
+        let routes = vec![(key.clone(), record("b")), (new.clone(), record("c"))];
+        put_routes(&engine, routes, read).await.unwrap();
+        let said = |entry: Entry| serde_json::from_slice::<Value>(&entry.value).unwrap();
+        let changed = said(there(&engine, &key).await);
+        let wanted = serde_json::json!({ "instance": "b", "port": 80, "weight": 7 });
+        assert_eq!(changed, wanted);
+        let made = said(there(&engine, &new).await);
+        assert_eq!(made, serde_json::json!({ "instance": "c", "port": 80 }));
+    }
+
+    #[tokio::test]
+    async fn a_route_that_cannot_be_read_is_written_anew() {
+        let engine = MemoryEngine::new();
+        let key = route("a.test");
+        put(&engine, vec![(key.clone(), b"?".to_vec())])
+            .await
+            .unwrap();
+        let read = vec![there(&engine, &key).await];
+        let routes = vec![(key.clone(), record("b"))];
+        put_routes(&engine, routes, read).await.unwrap();
+        assert_eq!(there(&engine, &key).await.value, write(&record("b")));
     }
 }

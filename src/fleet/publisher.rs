@@ -1,19 +1,24 @@
 //! What a node says of its host: its instances, its ingress resources.
 //!
 //! Guarantees: a list that cannot be read changes nothing, and one that can be read only in part takes
-//! nothing away; only keys of this member are written.
+//! nothing away; one that suddenly lacks much takes that away when it is confirmed; only keys of this member
+//! are written, and none that somebody else has changed since it was read; what another version says in one
+//! stays.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
 use super::directory::Directory;
-use super::engine::{MOST_OPERATIONS, Operation, read_all};
-use super::records::{ClaimRecord, Key, RouteRecord, claims_of, routes_of, write};
+use super::engine::{Compare, MOST_OPERATIONS, Operation, Remembered, read_all};
+use super::records::{ClaimRecord, Key, RouteRecord, claims_of, read, routes_of, write};
+use super::unlisted::Unlisted;
 
 /// How often the host's lists are compared with what is published.
 const LOOK: Duration = Duration::from_secs(1);
@@ -65,7 +70,8 @@ impl Inventory {
 
 /// What this member's keys are.
 struct Published {
-    there: BTreeMap<String, Vec<u8>>,
+    /// By their keys, with the revisions at which they were changed.
+    there: BTreeMap<String, (Vec<u8>, i64)>,
     /// When that was read.
     at: Instant,
     /// How often the engine had gone back by then.
@@ -78,14 +84,19 @@ struct Published {
 pub trait Host: Send + Sync + 'static {
     /// Asks.
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, String>>;
+
+    /// Of these claims, by their keys, those of which the host's control plane says that it has no such instance.
+    fn lacks(&self, claims: BTreeMap<String, ClaimRecord>) -> BoxFuture<'_, BTreeSet<String>>;
 }
 
 /// Publishes what the host has; never ends.
 pub async fn publish(directory: Arc<Directory>, host: Arc<dyn Host>) {
     let mut published: Option<Published> = None;
+    let mut unlisted = Unlisted::default();
     let mut trouble: Option<String> = None;
     loop {
-        let outcome = look(&directory, &*host, &mut published).await;
+        let outcome = look(&directory, &*host, &mut published, &mut unlisted).await;
+        directory.note_unlisted(unlisted.count());
         let said = outcome.err();
         match (&said, &trouble) {
             (Some(said), None) => {
@@ -107,6 +118,7 @@ async fn look(
     directory: &Directory,
     host: &dyn Host,
     published: &mut Option<Published>,
+    unlisted: &mut Unlisted,
 ) -> Result<(), String> {
     let inventory = host.inventory().await?;
     let (engine, name) = (directory.engine(), directory.own_name());
@@ -118,29 +130,14 @@ async fn look(
     if fresh.is_some_and(|known| known.of.as_ref() == Some(&inventory)) {
         return Ok(());
     }
-    let is_fresh = fresh.is_some();
-    let mut wanted: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    for (instance, record) in &inventory.instances {
-        let key = Key::Claim {
-            host: name.to_owned(),
-            name: instance.clone(),
-        };
-        wanted.insert(key.text(), write(record));
-    }
-    for (route, record) in &inventory.routes {
-        let key = Key::Route {
-            source: name.to_owned(),
-            name: route.clone(),
-        };
-        wanted.insert(key.text(), write(record));
-    }
-    if !is_fresh {
+    if fresh.is_none() {
         let mut there = BTreeMap::new();
         for prefix in [claims_of(name), routes_of(name)] {
             let (entries, _) = read_all(&**engine, &prefix)
                 .await
                 .map_err(|e| e.to_string())?;
-            there.extend(entries.into_iter().map(|entry| (entry.key, entry.value)));
+            let entries = entries.into_iter();
+            there.extend(entries.map(|entry| (entry.key, (entry.value, entry.modified))));
         }
         *published = Some(Published {
             there,
@@ -152,80 +149,161 @@ async fn look(
     let Some(Published { there, of, .. }) = published else {
         return Ok(());
     };
-    let put = wanted
-        .iter()
-        .filter(|(key, value)| there.get(*key) != Some(value));
-    let mut operations: Vec<Operation> = put
-        .map(|(key, value)| Operation::Put {
-            key: key.clone(),
-            value: value.clone(),
-            lease: 0,
-        })
-        .collect();
+    let (listed, mut operations) = changes(name, &inventory, there);
     if inventory.is_whole {
-        let gone = there.keys().filter(|key| !wanted.contains_key(*key));
-        operations.extend(gone.map(|key| Operation::Delete(key.clone())));
+        let lacked = there.keys().filter(|key| !listed.contains(*key));
+        let lacked: BTreeSet<String> = lacked.cloned().collect();
+        let gone = gone_of(directory, host, unlisted, &lacked, there).await;
+        operations.extend(gone.into_iter().map(Operation::Delete));
     }
     for some in operations.chunks(MOST_OPERATIONS) {
-        let done = engine.commit(Vec::new(), some.to_vec()).await;
-        done.map_err(|error| error.to_string())?;
+        let compares = some.iter().map(|operation| {
+            let (Operation::Put { key, .. } | Operation::Delete(key)) = operation;
+            match there.get(key) {
+                Some((_, modified)) => Compare::Modified(key.clone(), *modified),
+                None => Compare::Absent(key.clone()),
+            }
+        });
+        let done = engine.commit(compares.collect(), some.to_vec()).await;
+        let done = done.map_err(|error| error.to_string())?;
+        if !done.is_done {
+            // Somebody else has changed one of them: all are read anew at the next look.
+            *published = None;
+            return Ok(());
+        }
+        // Also what the copy has not heard of yet is known of the engine's past.
+        if let Some(last) = some.last() {
+            directory.note_written(Remembered::by_us(last, done.revision));
+        }
         for operation in some {
             match operation {
-                Operation::Put { key, value, .. } => there.insert(key.clone(), value.clone()),
+                Operation::Put { key, value, .. } => {
+                    there.insert(key.clone(), (value.clone(), done.revision))
+                }
                 Operation::Delete(key) => there.remove(key),
             };
         }
     }
-    *of = Some(inventory);
+    // What its list lacks and is still there is looked at each time.
+    *of = (unlisted.count() == 0).then_some(inventory);
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn instances(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        let pairs = pairs.iter();
-        pairs
-            .map(|(name, id)| ((*name).to_owned(), (*id).to_owned()))
-            .collect()
+/// The keys of what the host has, and what is to be written of them.
+fn changes(
+    name: &str,
+    inventory: &Inventory,
+    there: &BTreeMap<String, (Vec<u8>, i64)>,
+) -> (BTreeSet<String>, Vec<Operation>) {
+    let (mut listed, mut operations) = (BTreeSet::new(), Vec::new());
+    let known = |key: &str| there.get(key).map(|(value, _)| value.as_slice());
+    let mut note = |key: String, value: Option<Vec<u8>>| {
+        operations.extend(value.map(|value| Operation::Put {
+            key: key.clone(),
+            value,
+            lease: 0,
+        }));
+        listed.insert(key);
+    };
+    for (instance, record) in &inventory.instances {
+        let key = Key::Claim {
+            host: name.to_owned(),
+            name: instance.clone(),
+        };
+        let key = key.text();
+        let value = changed(known(&key), record, |one| &mut one.more);
+        note(key, value);
     }
+    for (route, record) in &inventory.routes {
+        let key = Key::Route {
+            source: name.to_owned(),
+            name: route.clone(),
+        };
+        let key = key.text();
+        let value = changed(known(&key), record, |one| &mut one.more);
+        note(key, value);
+    }
+    (listed, operations)
+}
 
-    fn route(instance: &str) -> RouteRecord {
-        RouteRecord {
-            instance: instance.to_owned(),
-            port: 80,
-            policy: None,
-            more: serde_json::Map::new(),
+/// The value of a key whose value is known, if there is one; none, if it says that already. What another version
+/// says in it stays.
+fn changed<T>(
+    known: Option<&[u8]>,
+    record: &T,
+    more: impl Fn(&mut T) -> &mut Map<String, Value>,
+) -> Option<Vec<u8>>
+where
+    T: Clone + PartialEq + Serialize + for<'v> Deserialize<'v>,
+{
+    let Some(mut before) = known.and_then(|value| read::<T>(value).ok()) else {
+        return Some(write(record));
+    };
+    let mut record = record.clone();
+    more(&mut record).clone_from(more(&mut before));
+    (record != before).then(|| write(&record))
+}
+
+/// Which of the keys that the host's whole list lacks go now.
+async fn gone_of(
+    directory: &Directory,
+    host: &dyn Host,
+    unlisted: &mut Unlisted,
+    lacked: &BTreeSet<String>,
+    there: &BTreeMap<String, (Vec<u8>, i64)>,
+) -> BTreeSet<String> {
+    let verdict = unlisted.judge(lacked, there.len(), directory.shrinking());
+    if verdict.begun > 0 {
+        tracing::warn!(
+            lacked = verdict.begun,
+            published = there.len(),
+            "this host's list lacks much of what is published at once: that stays until the list has lacked it \
+             for half a minute and each instance is asked for in vain, or until `wakegate fleet accept`"
+        );
+    }
+    let (mut gone, doubtful) = (verdict.gone, verdict.doubtful);
+    if doubtful.is_empty() {
+        return gone;
+    }
+    let claims = doubtful.iter().filter_map(|key| {
+        let is_claim = matches!(Key::parse(key), Some(Key::Claim { .. }));
+        let (value, _) = there.get(key).filter(|_| is_claim)?;
+        Some((key.clone(), read::<ClaimRecord>(value).ok()?))
+    });
+    let claims: BTreeMap<String, ClaimRecord> = claims.collect();
+    let asked: BTreeSet<String> = claims.keys().cloned().collect();
+    let lacking = match claims.is_empty() {
+        true => BTreeSet::new(),
+        false => host.lacks(claims).await,
+    };
+    let (mut confirmed, mut there_after_all) = (BTreeSet::new(), 0);
+    for key in doubtful {
+        // A route is nothing that could be asked for.
+        if asked.contains(&key) && !lacking.contains(&key) {
+            unlisted.stays(&key);
+            there_after_all += 1;
+        } else {
+            confirmed.insert(key);
         }
     }
-
-    #[test]
-    fn a_name_of_two_control_planes_is_the_first_ones_and_so_are_its_routes() {
-        let mut inventory = Inventory::default();
-        assert!(inventory.add(None, instances(&[("web", "a1")])).is_empty());
-        let both = instances(&[("api", "b1"), ("web", "b2")]);
-        assert_eq!(inventory.add(Some("b"), both), ["web"]);
-        let said = |name: &str| {
-            let claim = &inventory.instances[name];
-            (claim.id.clone(), claim.plane.clone())
-        };
-        assert_eq!(said("web"), ("a1".to_owned(), None));
-        assert_eq!(said("api"), ("b1".to_owned(), Some("b".to_owned())));
-        // A tenant of one is not served by another's instance of the same name.
-        inventory.add_route(Some("b"), "b.test/".to_owned(), route("web"));
-        assert!(inventory.routes.is_empty());
-        inventory.add_route(Some("b"), "b.test/".to_owned(), route("api"));
-        inventory.add_route(None, "a.test/".to_owned(), route("web"));
-        inventory.add_route(Some("b"), "a.test/".to_owned(), route("api"));
-        let of = |name: &str| inventory.routes[name].instance.clone();
-        assert_eq!((of("a.test/"), of("b.test/")), ("web".into(), "api".into()));
+    unlisted.are_gone(&confirmed);
+    if !confirmed.is_empty() {
+        let count = confirmed.len();
+        tracing::warn!(
+            count,
+            "what this host's list lacks is gone, and not published any more"
+        );
     }
-
-    #[test]
-    fn a_claim_for_the_first_control_plane_is_written_as_it_always_was() {
-        let mut inventory = Inventory::default();
-        inventory.add(None, instances(&[("web", "a1")]));
-        assert_eq!(write(&inventory.instances["web"]), br#"{"id":"a1"}"#);
+    if there_after_all > 0 {
+        tracing::warn!(
+            count = there_after_all,
+            "this host's list lacks instances of which its control plane does not say that they are gone: they \
+             stay published"
+        );
     }
+    gone.extend(confirmed);
+    gone
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,9 @@ pub struct FleetStatus {
     pub claims: usize,
     /// Routes that are gone from the directory and stay in force until that is accepted.
     pub shrink: Option<Shrink>,
+    /// What this node has published and its own host's list lacks, which stays until that is confirmed or
+    /// accepted.
+    pub unlisted: usize,
     /// Names that several hosts claim.
     pub claimed_twice: Vec<ClaimedTwice>,
     /// How many routes there are.

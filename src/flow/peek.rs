@@ -1,6 +1,7 @@
 //! A connection whose first bytes can be looked at before they are read.
 //!
-//! Guarantees: whoever reads it gets every byte once, in order.
+//! Guarantees: whoever reads it gets every byte once, in order; where its client's budget is known, what was
+//! looked at is in that until it is read.
 
 use std::future::poll_fn;
 use std::io;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::buffers::{Buffered, ClientBuffers};
 use super::forward_writes::forward_writes;
 
 /// The most that is read at once.
@@ -21,6 +23,8 @@ const AT_ONCE: usize = 4096;
 pub struct PeekStream<S> {
     stream: S,
     peeked: BytesMut,
+    /// The part of the client's budget that `peeked` is in, where that is counted.
+    held: Option<Buffered>,
 }
 
 // === impl PeekStream ===
@@ -32,7 +36,17 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
 
     /// A stream with the bytes that were read of it already.
     pub(crate) fn of(stream: S, peeked: BytesMut) -> Self {
-        Self { stream, peeked }
+        Self {
+            stream,
+            peeked,
+            held: None,
+        }
+    }
+
+    /// The same stream; what is looked at from now on is in this budget until it is read.
+    pub(crate) fn counted(mut self, buffers: &ClientBuffers) -> Self {
+        self.held = Some(buffers.hold(self.peeked.len()));
+        self
     }
 
     /// The stream itself.
@@ -68,6 +82,7 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
             self.peeked.extend_from_slice(part.filled());
+            self.count();
             Poll::Ready(Ok(()))
         })
         .await
@@ -76,6 +91,13 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
     /// Takes `count` bytes off the beginning.
     pub(crate) fn consume(&mut self, count: usize) {
         self.peeked.advance(count.min(self.peeked.len()));
+        self.count();
+    }
+
+    fn count(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.set(self.peeked.len());
+        }
     }
 }
 
@@ -90,9 +112,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for PeekStream<S> {
         }
         let count = self.peeked.len().min(buffer.remaining());
         buffer.put_slice(&self.peeked.split_to(count));
+        self.count();
         if self.peeked.is_empty() {
             // Most connections live much longer than their first bytes.
             self.peeked = BytesMut::new();
+            self.held = None;
         }
         Poll::Ready(Ok(()))
     }
@@ -107,6 +131,27 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::flow::BufferBudget;
+
+    #[tokio::test]
+    async fn what_was_looked_at_is_in_its_clients_budget_until_it_is_read() {
+        let budget = BufferBudget::new(1 << 20);
+        let (mut near, far) = tokio::io::duplex(64);
+        let client = budget.of([192, 0, 2, 1].into());
+        let mut stream = PeekStream::new(far).counted(&client);
+        near.write_all(b"PROXY rest").await.unwrap();
+        stream.peek_more(100).await.unwrap();
+        assert_eq!(budget.used(), 10);
+        stream.consume(6);
+        assert_eq!(budget.used(), 4);
+        stream.read_u8().await.unwrap();
+        assert_eq!(budget.used(), 3);
+        stream.read_exact(&mut [0; 3]).await.unwrap();
+        assert_eq!(budget.used(), 0);
+        near.write_all(b"more").await.unwrap();
+        stream.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!(budget.used(), 0);
+    }
 
     #[tokio::test]
     async fn what_was_looked_at_is_still_read() {

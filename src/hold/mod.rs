@@ -29,7 +29,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use tokio::time::Instant;
 
-use crate::config::{ClientShare, WakeConfig};
+use crate::config::{ClientShare, RouteKey, WakeConfig};
 use crate::names::ClientNetwork;
 use crate::telemetry::{Metrics, ReleaseReason, ShedReason};
 use hypeman::InstanceId;
@@ -73,7 +73,7 @@ pub enum AdmitError {
 /// Counts who waits.
 pub struct Hold {
     limits: ArcSwap<HoldLimits>,
-    routes: DashMap<Arc<str>, Arc<FairCount>>,
+    routes: DashMap<RouteKey, Arc<FairCount>>,
     registry: Arc<Registry>,
     ramp_step: Duration,
     held: FairCount,
@@ -93,7 +93,7 @@ struct HoldLimits {
 #[derive(Debug, Clone, Copy)]
 pub struct HeldRequest<'a> {
     /// Its route.
-    pub route: &'a Arc<str>,
+    pub route: &'a RouteKey,
     /// How many requests of the route may wait.
     pub in_route: usize,
     /// The client's share of the instance's and of the route's places.
@@ -116,7 +116,7 @@ pub struct Ticket {
 struct Places {
     hold: Arc<Hold>,
     queues: InstanceQueues,
-    route: Arc<str>,
+    route: RouteKey,
     of_route: Arc<FairCount>,
     taken: [Option<Taken>; 4],
 }
@@ -184,8 +184,8 @@ impl Hold {
     }
 
     /// The count of a route's places. The map is free again when this returns.
-    fn count_of(&self, route: &Arc<str>) -> Arc<FairCount> {
-        Arc::clone(self.routes.entry(Arc::clone(route)).or_default().value())
+    fn count_of(&self, route: &RouteKey) -> Arc<FairCount> {
+        Arc::clone(self.routes.entry(route.clone()).or_default().value())
     }
 
     /// A place in an instance's queue for a request.
@@ -199,7 +199,7 @@ impl Hold {
         let mut places = Places {
             hold: Arc::clone(self),
             queues: queues.clone(),
-            route: Arc::clone(request.route),
+            route: request.route.clone(),
             of_route: Arc::clone(&of_route),
             taken: [None; 4],
         };

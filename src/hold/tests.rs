@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::LimitsConfig;
+use crate::config::{HostPattern, LimitsConfig, RouteName};
 
 fn hold(per_instance: usize, in_all: usize, bytes: usize) -> Arc<Hold> {
     let config = WakeConfig {
@@ -65,9 +65,9 @@ fn is_as_new(hold: &Hold) -> bool {
 #[test]
 fn one_route_cannot_take_the_places_of_another() {
     let hold = hold(10, 10, 100);
-    let enter = |route: &str, in_route: usize, name: &str| {
+    let enter_at = |route: &RouteKey, in_route: usize, name: &str| {
         let request = HeldRequest {
-            route: &route.into(),
+            route,
             in_route,
             share: ClientShare::Half,
             client: client(1),
@@ -75,6 +75,7 @@ fn one_route_cannot_take_the_places_of_another() {
         };
         hold.admit(&queues_of(&hold, &id(name)), &request)
     };
+    let enter = |route: &str, in_route: usize, name: &str| enter_at(&route.into(), in_route, name);
     let _crowd = (
         enter("crowd", 2, "a").unwrap(),
         enter("crowd", 2, "b").unwrap(),
@@ -82,6 +83,12 @@ fn one_route_cannot_take_the_places_of_another() {
     assert_eq!(enter("crowd", 2, "c").unwrap_err(), AdmitError::RouteQueue);
     assert!(enter("quiet", 2, "c").is_ok());
     assert_eq!(enter("shut", 0, "c").unwrap_err(), AdmitError::RouteQueue);
+    // Nor those of one of the same name that is for another port.
+    let name = RouteName::new(&HostPattern::parse("a.b").unwrap(), "/");
+    let _http = enter_at(&name.key(Some(80)), 1, "a").unwrap();
+    let full = enter_at(&name.key(Some(80)), 1, "b").unwrap_err();
+    assert_eq!(full, AdmitError::RouteQueue);
+    assert!(enter_at(&name.key(Some(443)), 1, "b").is_ok());
 }
 
 #[test]

@@ -25,6 +25,7 @@ use super::error_response;
 use super::gateway::Gateway;
 use super::handshake::Handshake;
 use super::parking::Parking;
+use super::peer_facts;
 use super::pending_request::PendingRequest;
 use super::prepare::prepare;
 use super::request_log::RequestLog;
@@ -149,6 +150,8 @@ impl<P: ControlPlane> Gateway<P> {
             if let Some(age) = config.forwarding.hsts.filter(|_| target.is_secure) {
                 headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
             }
+        } else if config.tunnel.park.is_some() {
+            peer_facts::say_parks(headers);
         }
         *extra = ExtraFields::of(&self.parts.response.load());
 
@@ -213,7 +216,8 @@ impl<P: ControlPlane> Waiting<P> {
             return open.cut(TunnelEnd::Client);
         };
         let send_timeout = parts.server.load().send_timeout;
-        let mut client = WaitingClient::new(client, send_timeout);
+        let buffers = self.wake.buffers.clone();
+        let mut client = WaitingClient::new(client, send_timeout, buffers);
         let tunnel = &self.wake.target.destination.route.config().tunnel;
         let rules = TunnelRules::of(tunnel, true);
         let idle = rules.idle.map(|idle| Instant::now() + idle);

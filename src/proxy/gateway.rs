@@ -141,7 +141,7 @@ impl<P: ControlPlane> Gateway<P> {
             plans.extend(instance.filter(|_| is_warm).map(|instance| WarmPlan {
                 plane: config.plane,
                 instance: instance.clone(),
-                route: Arc::clone(route.label()),
+                route: config.key(),
                 rules: config.wake.clone(),
                 windows: config.keep_warm.clone(),
             }));

@@ -23,6 +23,7 @@ use crate::flow::Reset;
 use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
 use crate::names::RequestId;
+use crate::telemetry::TunnelEnd;
 use crate::upstream::{ForwardError, Hop, LeasedStream, TunnelRules, Upstream, carry};
 use crate::wake::{Endpoint, OpenConnection};
 use hypeman::ControlPlane;
@@ -121,15 +122,22 @@ impl<P: ControlPlane> Gateway<P> {
         let mut destination = self.route_connection(host, arrival, context, log)?;
         let config = Arc::clone(destination.route.config());
         let _place = self.tunnel_places.take(&config, destination.client)?;
-        let rules = TunnelRules::of(&config.tunnel, false);
+        let mut rules = TunnelRules::of(&config.tunnel, false);
         if let Some(elsewhere) = self.connection_elsewhere(&destination) {
             let connecting =
                 self.connect_by_peer(elsewhere, &destination, kind, arrival, context, log);
             // In a box: most gateways have no peers.
-            if let Some(stream) = Box::pin(connecting).await? {
+            if let Some((stream, may_park)) = Box::pin(connecting).await? {
+                if may_park {
+                    // Whoever has parked it knows for how long it is idle.
+                    rules.idle = None;
+                }
                 // What ends the instance's epoch ends the stream.
-                let farewell = self.pass_on(client, stream, None, rules, (context, *wake), log);
-                farewell.await;
+                let passing = self.pass_on(client, stream, None, rules, (context, *wake), log);
+                let is_broken = passing.await;
+                if is_broken && may_park {
+                    client.reset_when_closed();
+                }
                 return Ok(());
             }
             destination.plane = self.own_plane(&config, &destination.instance);
@@ -147,7 +155,9 @@ impl<P: ControlPlane> Gateway<P> {
         } = sent;
         let of = (&resolved, &pending.resolved.instance);
         let may_wake = pending.may_wake;
-        if let Some(mut park) = Parking::of(self, &destination, of, (may_wake, None), None) {
+        let park = Parking::of(self, &destination, of, (may_wake, None), None);
+        if let Some(park) = park {
+            let mut park = park.counting(arrival.buffers.cloned());
             let (carried, tunnels) = (log.carry(context, *wake), &self.parts.tunnels);
             let place = (&endpoint, slot);
             let carrying = park.carry(&mut *client, response, rules, &carried, place);
@@ -161,13 +171,13 @@ impl<P: ControlPlane> Gateway<P> {
             return Ok(());
         }
         let place = Some((&endpoint, slot));
-        self.pass_on(client, response, place, rules, (context, *wake), log)
-            .await;
+        let passing = self.pass_on(client, response, place, rules, (context, *wake), log);
+        let _is_broken = passing.await;
         Ok(())
     }
 
     /// Passes bytes on both ways, until both sides have ended, or the instance's epoch or the
-    /// gateway ends, or the route's rules say so.
+    /// gateway ends, or the route's rules say so; whether the instance's side has broken off.
     async fn pass_on(
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
@@ -176,12 +186,13 @@ impl<P: ControlPlane> Gateway<P> {
         rules: TunnelRules,
         (context, wake): (&RequestContext, WakeInfo),
         log: &mut RequestLog,
-    ) {
+    ) -> bool {
         let carried = log.carry(context, wake);
         let stop = &self.parts.cut;
         let endpoint = place.as_ref().map(|(endpoint, _)| *endpoint);
         let farewell = carry(client, instance, rules, &carried, (None, endpoint), stop).await;
         drop(place);
         farewell.say(endpoint).await;
+        carried.ended_by() == TunnelEnd::Instance && !carried.is_complete()
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Guarantees: it is asked for only while nothing else is open to the instance, an idle timeout after the
 //! last payload, and not while its application or workload wants to stay awake; what is refused is asked for
-//! again a few times, with growing pauses, and then not before another idle timeout has passed.
+//! again a few times, with growing pauses, and then not before another idle timeout has passed; a control plane
+//! that does not answer, or not well, is asked less and less often until it does, however long that takes and
+//! whatever is said over the tunnels meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,8 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(480), Duration::from_
 const TRIES: u32 = 6;
 /// The least pause after the last of them.
 const NEXT_ROUND: Duration = Duration::from_secs(15);
+/// The pauses of a control plane that has failed as often.
+const FAILING: Backoff = Backoff::new(NEXT_ROUND, Duration::from_secs(240));
 
 /// What became of an instance that was to be put to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,9 @@ struct Tries {
     about: Option<(Endpoint, Instant)>,
     count: u32,
     not_before: Option<Instant>,
+    /// How often the control plane has failed since its last answer, and until when it is left alone for that.
+    failures: u32,
+    fails_until: Option<Instant>,
     /// Whether the epoch has ended by a try that did not put it to sleep.
     has_cut: bool,
 }
@@ -63,27 +70,39 @@ impl Tries {
     /// When the next one is due.
     fn due(&mut self, instance: &Instance, now: Instant) -> Option<Instant> {
         let Some(endpoint) = instance.endpoint() else {
-            return self.not_before.filter(|_| self.has_cut);
+            return self.pause_over().filter(|_| self.has_cut);
         };
-        let last = endpoint.last_payload();
+        self.begin(&endpoint, endpoint.last_payload());
+        let due = endpoint.rest_due()?;
+        Some(
+            due.max(self.pause_over().unwrap_or(due))
+                .max(instance.kept_until(now).unwrap_or(due)),
+        )
+    }
+
+    /// They are about this epoch and its last payload from now on.
+    fn begin(&mut self, endpoint: &Endpoint, last: Instant) {
         let is_same = |(epoch, payload): &(Endpoint, Instant)| {
             epoch.epoch() == endpoint.epoch() && *payload == last
         };
         if !self.about.as_ref().is_some_and(is_same) {
             *self = Self {
                 about: Some((endpoint.clone(), last)),
+                failures: self.failures,
+                fails_until: self.fails_until,
                 ..Self::default()
             };
         }
-        let due = endpoint.rest_due()?;
-        Some(
-            due.max(self.not_before.unwrap_or(due))
-                .max(instance.kept_until(now).unwrap_or(due)),
-        )
     }
 
-    /// One has not put it to sleep.
+    /// The end of the pauses.
+    fn pause_over(&self) -> Option<Instant> {
+        self.not_before.max(self.fails_until)
+    }
+
+    /// Somebody needs it.
     fn refused(&mut self, pause: Option<Duration>, idle: Duration, now: Instant) {
+        (self.failures, self.fails_until) = (0, None);
         let next = PAUSES.nth(self.count);
         self.count += 1;
         let pause = pause.map_or(next, |pause| pause.max(next));
@@ -95,6 +114,16 @@ impl Tries {
             false => pause,
         };
         self.not_before = Some(now + pause);
+    }
+
+    /// The control plane has not put it to sleep, and nobody needs it that is known of.
+    fn failed(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        let pause = match self.failures.checked_sub(TRIES) {
+            Some(more) => FAILING.nth(more),
+            None => PAUSES.nth(self.failures.saturating_sub(1)),
+        };
+        self.fails_until = Some(now + pause);
     }
 }
 
@@ -134,7 +163,7 @@ pub(super) async fn keep(
             }
             Slept::Failed => {
                 metrics.count_park(ParkOutcome::Failed);
-                tries.refused(None, idle.unwrap_or_default(), Instant::now());
+                tries.failed(Instant::now());
             }
         }
         tries.has_cut = slept != Slept::Asleep && instance.endpoint().is_none();
@@ -175,5 +204,33 @@ mod tests {
         let wanted = Duration::from_secs(300);
         tries.refused(Some(wanted), idle, now);
         assert_eq!(tries.not_before, Some(now + wanted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_plane_out_of_reach_is_asked_less_and_less_until_it_answers() {
+        let (mut tries, began) = (Tries::default(), Instant::now());
+        let epoch = Endpoint::alone_at(1, [127, 0, 0, 1].into());
+        let hour = Duration::from_secs(3600);
+        let (mut now, mut asked, mut last) = (began, 0, Duration::ZERO);
+        while now < began + 24 * hour {
+            // What is said over a tunnel meanwhile makes it answer no sooner.
+            tries.begin(&epoch, now);
+            tries.failed(now);
+            let pause = tries.pause_over().unwrap() - now;
+            assert!(
+                pause >= last && pause <= Duration::from_secs(240),
+                "{pause:?}"
+            );
+            (now, asked, last) = (now + pause, asked + 1, pause);
+            if asked == TRIES - 1 {
+                assert!(now - began < Duration::from_secs(15), "not yet that seldom");
+            }
+        }
+        assert!(asked < 24 * 15 + 12, "{asked} times a day");
+        // With its answer that is over.
+        tries.refused(None, hour, now);
+        assert_eq!(tries.pause_over(), Some(now + PAUSES.nth(0)));
+        tries.failed(now);
+        assert_eq!(tries.pause_over(), Some(now + PAUSES.nth(0)));
     }
 }

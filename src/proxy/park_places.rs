@@ -8,35 +8,37 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::config::RouteKey;
+
 /// The parked tunnels of all routes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ParkPlaces(Arc<Mutex<HashMap<Arc<str>, usize>>>);
+pub(super) struct ParkPlaces(Arc<Mutex<HashMap<RouteKey, usize>>>);
 
 /// The place of one of them.
 #[must_use]
 pub(super) struct ParkPlace {
-    route: Arc<str>,
+    route: RouteKey,
     places: ParkPlaces,
 }
 
 // === impl ParkPlaces ===
 
 impl ParkPlaces {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RouteKey, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for one more of the route, which may have so many.
-    pub(super) fn take(&self, route: &Arc<str>, most: usize) -> Option<ParkPlace> {
+    pub(super) fn take(&self, route: &RouteKey, most: usize) -> Option<ParkPlace> {
         let mut counts = self.lock();
         let count = counts.get(route).copied().unwrap_or(0);
         if count >= most {
             return None;
         }
-        counts.insert(Arc::clone(route), count + 1);
+        counts.insert(route.clone(), count + 1);
         drop(counts);
         Some(ParkPlace {
-            route: Arc::clone(route),
+            route: route.clone(),
             places: self.clone(),
         })
     }
@@ -45,7 +47,7 @@ impl ParkPlaces {
 impl Drop for ParkPlace {
     fn drop(&mut self) {
         let mut counts = self.places.lock();
-        if let Entry::Occupied(mut count) = counts.entry(Arc::clone(&self.route)) {
+        if let Entry::Occupied(mut count) = counts.entry(self.route.clone()) {
             match count.get() {
                 0 | 1 => drop(count.remove()),
                 more => {
@@ -66,11 +68,14 @@ impl fmt::Debug for ParkPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{HostPattern, RouteName};
 
     #[test]
     fn a_route_has_its_places_and_one_without_parked_tunnels_is_not_remembered() {
         let places = ParkPlaces::default();
-        let (one, other): (Arc<str>, Arc<str>) = ("a.b".into(), "c.d".into());
+        let name = RouteName::new(&HostPattern::parse("a.b").unwrap(), "/");
+        // They have one name, and are for different ports.
+        let (one, other) = (name.key(Some(80)), name.key(Some(443)));
         let first = places.take(&one, 2).unwrap();
         let second = places.take(&one, 2).unwrap();
         assert!(places.take(&one, 2).is_none());

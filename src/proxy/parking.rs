@@ -116,14 +116,18 @@ impl<P: ControlPlane> Parking<P> {
 
     /// Carries bytes between a client that is about to switch and its instance; `kept` lives until
     /// both have been told. It waits for the transaction that it ends.
-    pub(super) fn begin_tunnel(
+    pub(super) fn begin_tunnel<I>(
         mut self: Box<Self>,
         downstream: ClientUpgrade,
-        instance: TunnelStream,
+        instance: I,
         rules: TunnelRules,
         (endpoint, slot): (Endpoint, Slot),
         kept: impl Send + 'static,
-    ) -> oneshot::Sender<Box<Transaction>> {
+    ) -> oneshot::Sender<Box<Transaction>>
+    where
+        I: InstanceSide + 'static,
+        Self: Reopen<I>,
+    {
         let parts = &self.gateway.parts;
         let (tunnels, cut) = (parts.tunnels.clone(), parts.cut.clone());
         let send_timeout = parts.server.load().send_timeout;
@@ -384,8 +388,8 @@ impl<P: ControlPlane> ParkHost for Parking<P> {
 
     fn take_place(&mut self) -> bool {
         if self.place.is_none() {
-            let route = self.destination.route.config().label();
-            self.place = self.gateway.park_places.take(route, self.most);
+            let route = self.destination.route.config().key();
+            self.place = self.gateway.park_places.take(&route, self.most);
         }
         self.place.is_some()
     }

@@ -32,6 +32,8 @@ pub(super) const METHOD: HeaderName = HeaderName::from_static("x-wakegate-peer-m
 pub(super) const STATUS: HeaderName = HeaderName::from_static("x-wakegate-peer-status");
 /// The code of an answer that is the node's own, or `-`.
 pub(super) const CODE: HeaderName = HeaderName::from_static("x-wakegate-peer-code");
+/// The node may park what has switched: how long that may be idle is the node's to say.
+const PARKS: HeaderName = HeaderName::from_static("x-wakegate-peer-parks");
 
 /// Hops that a request may have made when it comes.
 const MOST_HOPS: u32 = 1;
@@ -74,8 +76,8 @@ pub struct PeerFacts {
     pub timeout: Duration,
     /// What that route says is spoken with the instance.
     pub protocol: Protocol,
-    /// Whether that route says more about it than can be said here: whom to believe over TLS, a PROXY
-    /// header.
+    /// Whether that route says more than can be said here and than whoever has the instance could leave out:
+    /// whom to believe over TLS, what may wake it.
     pub says_more: bool,
     /// The client's connection.
     pub connection: ClientConnection,
@@ -310,6 +312,16 @@ fn word_of(protocol: Protocol) -> &'static str {
 /// What a node says of its own answer, taken away from its fields: the code, `-` for none.
 pub(super) fn take_code(headers: &mut HeaderMap) -> Option<HeaderValue> {
     headers.remove(CODE)
+}
+
+/// Says of a tunnel, or connection, that it may be parked here.
+pub(super) fn say_parks(headers: &mut HeaderMap) {
+    headers.insert(PARKS, HeaderValue::from_static("1"));
+}
+
+/// Whether a node says so, taken away from its fields.
+pub(super) fn take_parks(headers: &mut HeaderMap) -> bool {
+    headers.remove(PARKS).is_some()
 }
 
 /// Whether a node says that it has sent the request nowhere, since the instance is not its own.

@@ -1,7 +1,8 @@
 //! Connections that are passed on as they are, between members of the fleet (CONNECT).
 //!
 //! Guarantees: at the node such a connection wakes, waits and is refused as at a listener of its own;
-//! the front says what the node says; nothing of the client's bytes is sent before the node has
+//! the front says what the node says; what the node's route parks is parked there, and reset here if it is
+//! lost; nothing of the client's bytes is sent before the node has
 //! answered, so that a node that is not the right one can be left for another.
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::error::ProxyError;
 use super::fleet_link::Fleet;
 use super::gateway::Gateway;
 use super::l4::Opener;
+use super::parking::Parking;
 use super::peer_facts::{self, PeerFacts, Raw};
 use super::request_log::RequestLog;
 use super::response_body::Content;
@@ -23,6 +25,7 @@ use super::to_peer::found;
 use super::transaction::Transaction;
 use crate::client::{ClientRequest, ClientUpgrade};
 use crate::fleet::Place;
+use crate::flow::ClientBuffers;
 use crate::telemetry::known_code;
 use crate::upstream::{PeerError, PeerRequest, PeerStream, RequestBody, TunnelRules, X_REQUEST_ID};
 use hypeman::ControlPlane;
@@ -40,7 +43,8 @@ impl<P: ControlPlane> Gateway<P> {
         Some((fleet, place))
     }
 
-    /// A stream to the instance by way of its host's node; `None` if it is here by now.
+    /// A stream to the instance by way of its host's node, and whether that may park it; `None` if it is
+    /// here by now.
     pub(super) async fn connect_by_peer(
         &self,
         (fleet, mut place): (&Fleet, Place),
@@ -49,7 +53,7 @@ impl<P: ControlPlane> Gateway<P> {
         arrival: &Arrival<'_>,
         context: &RequestContext,
         log: &mut RequestLog,
-    ) -> Result<Option<PeerStream>, ProxyError> {
+    ) -> Result<Option<(PeerStream, bool)>, ProxyError> {
         let mut facts = PeerFacts::about(destination, arrival, context);
         facts.raw = Some(match kind {
             RawKind::Tls => Raw::Tls,
@@ -92,8 +96,9 @@ impl<P: ControlPlane> Gateway<P> {
                 None => return Ok(None),
             }
         };
+        let may_park = peer_facts::take_parks(response.headers_mut());
         match response.body_mut().take_peer_stream() {
-            Some(stream) => Ok(Some(stream)),
+            Some(stream) => Ok(Some((stream, may_park))),
             None => {
                 let code = peer_facts::take_code(response.headers_mut());
                 let code = code.and_then(|code| known_code(code.to_str().ok()?));
@@ -105,7 +110,7 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// Passes on a connection that another member of the fleet has.
     pub(super) async fn carry_for_peer(
-        &self,
+        self: &Arc<Self>,
         mut request: ClientRequest,
         arrival: &Arrival<'_>,
         transaction: &mut Transaction,
@@ -114,6 +119,7 @@ impl<P: ControlPlane> Gateway<P> {
             context, wake, log, ..
         } = transaction;
         let downstream = ClientUpgrade::of(&mut request);
+        let buffers = request.extensions().get::<ClientBuffers>().cloned();
         if request.method() != Method::CONNECT {
             return Err(ProxyError::Target);
         }
@@ -126,9 +132,25 @@ impl<P: ControlPlane> Gateway<P> {
         let opener = Opener::new(&self.parts.upstream);
         let sent = dispatch(&opener, &mut pending, arrival, admitted, &mut (), wake, log).await?;
         let rules = TunnelRules::of(&destination.route.config().tunnel, false);
-        let of = (Arc::clone(&pending.resolved.instance), sent.endpoint);
-        let place = Some((of, sent.slot));
-        let transaction = self.begin_tunnel(downstream, sent.response, rules, place, ());
-        Ok(Response::new(Content::Switching(transaction)))
+        let (stream, instance) = (sent.response, &pending.resolved.instance);
+        let judged = (pending.may_wake, None);
+        let park = Parking::of(self, &destination, (&resolved, instance), judged, None);
+        let may_park = park.is_some();
+        let transaction = match park {
+            Some(park) => {
+                let at = (sent.endpoint, sent.slot);
+                let park = park.counting(buffers);
+                park.begin_tunnel(downstream, stream, rules, at, ())
+            }
+            None => {
+                let of = (Arc::clone(instance), sent.endpoint);
+                self.begin_tunnel(downstream, stream, rules, Some((of, sent.slot)), ())
+            }
+        };
+        let mut response = Response::new(Content::Switching(transaction));
+        if may_park {
+            peer_facts::say_parks(response.headers_mut());
+        }
+        Ok(response)
     }
 }

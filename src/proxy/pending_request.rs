@@ -116,7 +116,7 @@ impl<S: Send> PendingRequest<'_, S> {
     /// The requester of a wake, for the ledger.
     pub(super) fn requester(&self) -> Requester {
         Requester {
-            route: Arc::clone(self.route.label()),
+            route: self.route.key(),
             client: self.client,
             user_agent: self.user_agent.map(|agent| agent_text(agent).into()),
             since: Instant::now(),
@@ -199,7 +199,7 @@ impl<S: Send> PendingRequest<'_, S> {
     fn take_place(&self) -> Result<Ticket, ProxyError> {
         let config = self.route;
         let request = HeldRequest {
-            route: self.route.label(),
+            route: &config.key(),
             in_route: config.wake.max_held,
             share: config.limits.max_held_per_client,
             client: self.network(),

@@ -83,7 +83,7 @@ impl<P: ControlPlane> Gateway<P> {
         let requester = Requester {
             unparked_by: None,
             trace: None,
-            route: Arc::clone(route.label()),
+            route: config.key(),
             client,
             user_agent: Some("TLS ClientHello".into()),
             since: Instant::now(),

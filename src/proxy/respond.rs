@@ -20,6 +20,7 @@ use super::dispatch::Sent;
 use super::error::ProxyError;
 use super::gateway::Gateway;
 use super::parking::Parking;
+use super::peer_facts;
 use super::response_body::{Content, X_WAKEGATE_WAKE};
 use super::route::Target;
 use super::switching::{Switch, switches_to_websocket};
@@ -49,8 +50,8 @@ enum HandOver {
 enum Origin {
     /// This instance, at this endpoint; the request has this place there.
     Instance((Arc<Instance>, Endpoint), Slot),
-    /// Another host's node.
-    Peer,
+    /// Another host's node; whether that may park it.
+    Peer(bool),
 }
 
 // === impl Gateway ===
@@ -97,23 +98,28 @@ impl<P: ControlPlane> Gateway<P> {
         remove_own(headers, fields);
         let tunnel_config = &target.destination.route.config().tunnel;
         let tunnel = (tunnel_config, target.tunnel_place.take());
+        let may_park = park.is_some();
         let from = (origin, park);
         let hand_over = self.switch(target.switch.take(), &mut response, from, tunnel)?;
         let headers = response.headers_mut();
         headers.remove(UPGRADE);
         headers.remove(CONNECTION);
+        if may_park && matches!(hand_over, HandOver::Tunnel(_)) {
+            peer_facts::say_parks(headers);
+        }
         Ok(hand_over.content_of(response))
     }
 
     /// Makes the client's response of one that came from another host's node, and is not the node's
-    /// own.
+    /// own; whether the node may park what has switched.
     pub(super) fn finish_response(
         &self,
         response: Response<UpstreamBody>,
         target: Target,
+        may_park: bool,
     ) -> Result<Response<Content>, ProxyError> {
         let fields = Fields::of(response.headers());
-        self.finish(response, fields, target, (Origin::Peer, None))
+        self.finish(response, fields, target, (Origin::Peer(may_park), None))
     }
 
     /// The client's response, by the rules of its route.
@@ -176,7 +182,7 @@ impl<P: ControlPlane> Gateway<P> {
             };
         };
         let (downstream, offer) = switch.into_parts();
-        let rules = TunnelRules::of(config, switches_to_websocket(response.headers()));
+        let mut rules = TunnelRules::of(config, switches_to_websocket(response.headers()));
         if !offer.agreed(response)? {
             return Ok(HandOver::Response(origin.into_slot()));
         }
@@ -194,7 +200,11 @@ impl<P: ControlPlane> Gateway<P> {
                     None => self.begin_tunnel(downstream, instance, rules, Some((of, slot)), place),
                 }
             }
-            Origin::Peer => {
+            Origin::Peer(may_park) => {
+                if may_park {
+                    // Whoever has parked it knows for how long it is idle.
+                    rules.idle = None;
+                }
                 let instance = body.take_peer_stream().ok_or_else(severed)?;
                 self.begin_tunnel(downstream, instance, rules, None, place)
             }
@@ -270,7 +280,7 @@ impl Origin {
     fn into_slot(self) -> Option<Slot> {
         match self {
             Self::Instance(_, slot) => Some(slot),
-            Self::Peer => None,
+            Self::Peer(_) => None,
         }
     }
 }

@@ -183,7 +183,8 @@ impl<P: ControlPlane> Gateway<P> {
             headers.remove(X_REQUEST_ID);
             return Ok(response.map(|body| Content::Upstream { body, _slot: None }));
         }
-        self.finish_response(response, target)
+        let may_park = peer_facts::take_parks(headers);
+        self.finish_response(response, target, may_park)
     }
 }
 
@@ -343,7 +344,7 @@ impl PeerFacts {
             raw: None,
             timeout: destination.timeout,
             protocol: forwarding.protocol,
-            says_more: forwarding.upstream_tls.is_some() || forwarding.proxy_protocol.is_some(),
+            says_more: destination.route.config().has_more_at_node,
             connection: arrival.cache.client(),
             strip: None,
             host: None,

@@ -10,10 +10,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::ProxyError;
-use crate::config::RouteConfig;
+use crate::config::{RouteConfig, RouteKey};
 
 /// A client at a route: an IPv4 address or an IPv6 /64.
-type Client = (Arc<str>, IpAddr);
+type Client = (RouteKey, IpAddr);
 
 /// The tunnels of all clients.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +38,7 @@ impl TunnelPlaces {
         let Some(most) = route.tunnel.max_per_client else {
             return Ok(None);
         };
-        let client = (Arc::clone(route.label()), address(client));
+        let client = (route.key(), address(client));
         let mut counts = self.lock();
         let count = counts.get(&client).copied().unwrap_or(0);
         if count >= most {
@@ -120,6 +120,18 @@ mod tests {
         drop((second, again));
         drop(take(&stricter, "192.0.2.1").unwrap());
         assert_eq!(places.lock().len(), 2);
+    }
+
+    #[test]
+    fn routes_of_one_name_for_different_ports_have_places_of_their_own() {
+        let places = TunnelPlaces::default();
+        let at = |port: Option<u16>| {
+            let mut config = RouteConfig::clone(&route("a.b", "max_per_client = 1"));
+            config.listen_port = port;
+            places.take(&config, IpAddr::from([192, 0, 2, 1]))
+        };
+        let _tunnels = [None, Some(80), Some(443)].map(|port| at(port).unwrap());
+        assert!(matches!(at(Some(80)), Err(ProxyError::TunnelLimit)));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct RouteChange {
 impl RouteChange {
     /// What makes one list of routes another one; `None` where their order might matter.
     pub fn between(before: &[Arc<RouteConfig>], after: &[Arc<RouteConfig>]) -> Option<Self> {
-        let key = |route: &Arc<RouteConfig>| (Arc::clone(route.label()), route.listen_port);
+        let key = |route: &Arc<RouteConfig>| route.key();
         let mut gone: HashMap<_, _> = before.iter().map(|route| (key(route), route)).collect();
         if gone.len() < before.len() {
             return None;

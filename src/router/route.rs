@@ -68,7 +68,7 @@ impl<S> Route<S> {
         &self.config
     }
 
-    /// Its host and path as configured: a name with few values, for logs and fairness.
+    /// Its host and path as configured: a name with few values, for logs and metrics.
     pub fn label(&self) -> &Arc<str> {
         self.config.label()
     }

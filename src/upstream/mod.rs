@@ -6,6 +6,7 @@
 //! never keeps an instance awake; bodies stream both ways and are never buffered; a failed
 //! request comes back when it was certainly not sent.
 
+mod arrivals;
 mod bound_auth;
 mod carried;
 mod carry;

@@ -15,9 +15,10 @@ use h2::{RecvStream, SendStream};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::arrivals::Arrived;
 use super::timed_body::{FREE, Part, UploadGuard};
 use crate::flow::{
-    Buffered, ClientBuffers, Place, poll_not_reset, poll_read_stream, poll_window, stream_error,
+    ClientBuffers, Place, poll_not_reset, poll_read_stream, poll_window, stream_error,
 };
 
 /// The bytes that are handed to the library at once.
@@ -57,8 +58,7 @@ struct Counts {
     /// Bytes that wait to be sent.
     waiting: Arc<AtomicUsize>,
     place: Place,
-    /// What has come and was not read.
-    received: Buffered,
+    arrived: Arrived,
 }
 
 // === impl Seat ===
@@ -170,14 +170,14 @@ impl PeerBody {
 // === impl PeerStream ===
 
 impl PeerStream {
-    /// A stream that counts to this client's budget, if it has one.
+    /// A stream that counts to this client's budget, if it has one, with what has come of it.
     pub(super) fn new(
         (send, receive): (SendStream<Part>, RecvStream),
         seat: Seat,
-        buffers: Option<ClientBuffers>,
+        counts: Option<(ClientBuffers, Arrived)>,
     ) -> Self {
-        let counts = buffers.map(|buffers| Counts {
-            received: buffers.hold(0),
+        let counts = counts.map(|(buffers, arrived)| Counts {
+            arrived,
             buffers,
             waiting: Arc::default(),
             place: Place::default(),
@@ -209,11 +209,10 @@ impl AsyncRead for PeerStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let me = &mut *self;
+        let (me, before) = (&mut *self, buffer.filled().len());
         let polled = poll_read_stream(&mut me.receive, &mut me.rest, buffer, cx, |_| ());
-        if let Some(counts) = &mut me.counts {
-            let unread = me.receive.flow_control().used_capacity();
-            counts.received.set(unread);
+        if let Some(counts) = &me.counts {
+            counts.arrived.go(buffer.filled().len() - before);
         }
         polled
     }

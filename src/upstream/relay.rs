@@ -19,6 +19,9 @@ use crate::telemetry::TunnelEnd as EndedBy;
 
 /// The bytes that are on their way at most, in each direction.
 pub(super) const ROOM: usize = 16 * 1024;
+/// So much of what a client has sent is kept for an instance that is not ready, whatever else the client has
+/// in memory.
+pub(super) const KEPT_FREE: usize = 4 * 1024;
 
 /// Both sides.
 pub(super) struct Relay<'a, C, I> {
@@ -41,6 +44,8 @@ pub(super) struct Flow {
     holds_end: bool,
     /// Whether that has happened, and the end is to be passed on.
     is_end_held: bool,
+    /// Whether an end is an error, and is not passed on: an instance that sleeps ends nothing.
+    pub(super) takes_no_end: bool,
     /// Whether payload was written since that was asked last.
     has_payload: bool,
     /// The part of the client's budget that `rest` is in, where more is kept than what is on its way.
@@ -120,6 +125,7 @@ impl Flow {
             needs_flush: false,
             holds_end: false,
             is_end_held: false,
+            takes_no_end: false,
             has_payload: false,
             held: None,
         }
@@ -179,6 +185,9 @@ impl Flow {
         let bytes = read.filled();
         if bytes.is_empty() {
             self.source = Source::Ended;
+            if self.takes_no_end {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
             let is_held = std::mem::take(&mut self.holds_end) && self.lacks_close();
             self.is_end_held = is_held;
             return Poll::Ready(match is_held {

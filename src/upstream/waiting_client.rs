@@ -1,10 +1,11 @@
 //! A client of WebSocket whose instance is not there yet.
 //!
 //! Guarantees: pings and closes are answered in the instance's place (RFC 6455 §5.5); nothing of a data
-//! frame is taken, and no more than [`ROOM`] bytes are read ahead; no frame is begun in the middle of an
-//! answer.
+//! frame is taken, and no more than [`ROOM`] bytes are read ahead, which are in the client's budget until they
+//! go to the instance: where that has no room, the client waits; no frame is begun in the middle of an answer.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::carried::Carried;
 use super::farewell::Farewell;
+use super::relay::KEPT_FREE;
 use super::websocket::{
     Close, FrameHeader, LONGEST_CONTROL, NotWebSocket, Opcode, control, masked,
 };
 use crate::client::UpgradedClient;
-use crate::flow::{PeekStream, SendTimeout};
+use crate::flow::{ClientBuffers, PeekStream, Place, SendTimeout};
 
 /// What is read ahead at most.
 const ROOM: usize = 16 * 1024;
@@ -30,6 +32,8 @@ pub type ClientStream = PeekStream<SendTimeout<UpgradedClient>>;
 /// A client that the gateway has shaken hands with.
 pub struct WaitingClient {
     stream: ClientStream,
+    /// The client's part of the gateway's budget, where that is known.
+    buffers: Option<ClientBuffers>,
     /// Whether an answer is being written.
     is_answering: bool,
 }
@@ -60,9 +64,18 @@ fn may_be_sent(code: u16) -> bool {
 
 impl WaitingClient {
     /// A client that may take nothing for `send_timeout` at most.
-    pub fn new(client: UpgradedClient, send_timeout: Duration) -> Self {
+    pub fn new(
+        client: UpgradedClient,
+        send_timeout: Duration,
+        buffers: Option<ClientBuffers>,
+    ) -> Self {
+        let stream = PeekStream::new(SendTimeout::new(client, send_timeout));
         Self {
-            stream: PeekStream::new(SendTimeout::new(client, send_timeout)),
+            stream: match &buffers {
+                Some(buffers) => stream.counted(buffers),
+                None => stream,
+            },
+            buffers,
             is_answering: false,
         }
     }
@@ -124,8 +137,14 @@ impl WaitingClient {
         Err(NoFrame::Left)
     }
 
-    /// Reads more ahead, if anything comes; whether there is room for still more.
+    /// Reads more ahead, if anything comes and its budget has room for it; whether there may be still more.
     pub async fn read_more(&mut self) -> Result<bool, NoFrame> {
+        let buffers = self.buffers.as_ref();
+        let buffers = buffers.filter(|_| self.stream.peeked().len() > KEPT_FREE);
+        if let Some(buffers) = buffers {
+            let mut place = Place::default();
+            poll_fn(|cx| buffers.poll_room(&mut place, cx)).await;
+        }
         match self.stream.peek_more(ROOM).await {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
@@ -162,12 +181,13 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
 
     use super::*;
+    use crate::flow::BufferBudget;
 
     const LIMIT: Duration = Duration::from_secs(60);
 
     fn client() -> (DuplexStream, WaitingClient) {
         let (near, far) = duplex(64 * 1024);
-        (near, WaitingClient::new(Box::pin(far), LIMIT))
+        (near, WaitingClient::new(Box::pin(far), LIMIT, None))
     }
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -197,6 +217,32 @@ mod tests {
         near.read_exact(&mut answers).await.unwrap();
         assert_eq!(&answers, b"\x8a\x0dare you there\x8a\0");
         assert!(!client.is_answering);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_read_ahead_is_in_its_clients_budget_and_waits_for_room_there() {
+        let budget = BufferBudget::new(1 << 20);
+        let buffers = budget.of([192, 0, 2, 1].into());
+        let (mut near, far) = duplex(64 * 1024);
+        let mut client = WaitingClient::new(Box::pin(far), LIMIT, Some(buffers.clone()));
+        near.write_all(&frame(0x82, &[7; 120])).await.unwrap();
+        near.write_all(&vec![7; 2 * ROOM]).await.unwrap();
+        client.first_frame().await.unwrap();
+        let all = buffers.hold(1 << 20);
+        // A little of it is free.
+        while client.stream.peeked().len() <= KEPT_FREE {
+            assert_eq!(client.read_more().await, Ok(true));
+        }
+        let kept = client.stream.peeked().len();
+        assert_eq!(budget.used(), all.bytes() + kept);
+        let waited = tokio::time::timeout(LIMIT, client.read_more()).await;
+        assert!(waited.is_err(), "there is no room");
+        drop(all);
+        while client.read_more().await.unwrap() {}
+        assert_eq!((client.stream.peeked().len(), budget.used()), (ROOM, ROOM));
+        let mut stream = client.into_stream();
+        stream.read_exact(&mut [0; ROOM]).await.unwrap();
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::ClientShare;
+use crate::config::{ClientShare, RouteKey};
 use crate::names::ClientNetwork;
 
 use fair_queue::{Age, Change, FairQueue};
@@ -28,7 +28,7 @@ mod tests;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
     /// Its route.
-    pub(super) route: Arc<str>,
+    pub(super) route: RouteKey,
     /// Its client's network.
     pub(super) client: ClientNetwork,
     /// Since when its oldest request is held.
@@ -67,9 +67,9 @@ struct SlotQueue {
     tickets: u64,
     waiting: BTreeMap<Age, QueuedClaim>,
     /// All that wait, with all that are out.
-    routes: FairQueue<Arc<str>, ClientNetwork>,
+    routes: FairQueue<RouteKey, ClientNetwork>,
     /// All that wait, with those that are out of the half that goes by client.
-    clients: FairQueue<ClientNetwork, Arc<str>>,
+    clients: FairQueue<ClientNetwork, RouteKey>,
 }
 
 /// A claim in the queue; it leaves the queue when dropped.

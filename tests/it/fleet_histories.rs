@@ -60,6 +60,14 @@ impl Host for Instances {
             })
         })
     }
+
+    fn lacks(&self, claims: BTreeMap<String, ClaimRecord>) -> BoxFuture<'_, BTreeSet<String>> {
+        let there = self.0.lock().unwrap();
+        let is_lacked = |claim: &ClaimRecord| there.values().all(|id| *id != claim.id);
+        let lacked = claims.into_iter().filter(|(_, claim)| is_lacked(claim));
+        let lacked = lacked.map(|(key, _)| key).collect();
+        Box::pin(async { lacked })
+    }
 }
 
 /// What a member has seen of the table, step by step.

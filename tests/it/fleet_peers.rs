@@ -3,6 +3,7 @@
 
 mod carried;
 mod ends;
+mod parked;
 mod placed;
 mod refused;
 mod said;

@@ -19,14 +19,14 @@ const IDLE: Duration = Duration::from_millis(1500);
 const LONG: Duration = Duration::from_secs(30);
 
 /// An instance whose connections outlive its sleep.
-fn keeping(name: &str) -> Wanted {
+pub fn keeping(name: &str) -> Wanted {
     let mut wanted = Wanted::hello(name).idle(IDLE);
     let tag = ("wakegate.flows".to_owned(), "keep".to_owned());
     wanted.request.tags.extend([tag]);
     wanted
 }
 
-async fn start(name: &str, rules: &str) -> (Plane, Instance, Gateway) {
+pub async fn start(name: &str, rules: &str) -> (Plane, Instance, Gateway) {
     let plane = Plane::start().await;
     let instance = plane.listening(keeping(name)).await;
     let gateway = Gateway::start(&plane, rules).await;
@@ -253,6 +253,26 @@ async fn a_raw_connection_whose_instance_cannot_be_woken_is_reset() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(unparks(&gateway, "failed").await, 1.0);
     plane.faults("{}").await;
+    stop(plane, gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_connection_whose_instance_is_gone_is_reset() {
+    let rules = format!(
+        "{PARK}[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"raw.test\"\n"
+    );
+    let (plane, instance, gateway) = start("raw", &rules).await;
+    let mut stream = TcpStream::connect(gateway.addresses[1]).await.unwrap();
+    let request = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    sleeps(&plane, &instance.id).await;
+    let id = reference(&instance.id);
+    plane.client.delete_instance(&id).await.unwrap();
+    let _ended = stream.write_all(request).await;
+    let reading = stream.read_u8();
+    let error = timeout(PATIENCE, reading).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     stop(plane, gateway).await;
 }
 

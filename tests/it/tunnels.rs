@@ -22,10 +22,10 @@ use crate::support::{
 
 pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: own.test\r\nconnection: upgrade\r\n\
+pub const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: own.test\r\nconnection: upgrade\r\n\
                        upgrade: websocket\r\nsec-websocket-version: 13\r\n\
                        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+pub const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
                           upgrade: websocket\r\n\
                           sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 

@@ -509,7 +509,7 @@ fn in_a_network_of_its_own(name: &str) -> bool {
         .args(["--net", "--mount", "sh", "-c", begin])
         .arg(own);
     let output = unshare
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", name, "--nocapture", "--include-ignored"])
         .env(INSIDE, "1")
         .output();
     let output = output.unwrap();
@@ -518,6 +518,7 @@ fn in_a_network_of_its_own(name: &str) -> bool {
         output.status.success() && text.contains("1 passed"),
         "{text}"
     );
+    print!("{text}");
     false
 }
 

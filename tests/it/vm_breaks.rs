@@ -18,14 +18,14 @@ use hypeman::{Client, InstanceRef};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A control plane in a process of its own, with one VM.
-struct OneVm {
+pub(super) struct OneVm {
     home: Home,
     reserved: Reserved,
     /// What its control plane is started with, besides.
     options: &'static [&'static str],
     plane: Program,
-    client: Client,
-    id: InstanceRef,
+    pub(super) client: Client,
+    pub(super) id: InstanceRef,
 }
 
 fn request(name: &str) -> CreateInstance {
@@ -91,27 +91,33 @@ impl OneVm {
         Self::start_with(&[]).await
     }
 
-    async fn start_with(options: &'static [&'static str]) -> (Self, String) {
+    pub(super) async fn start_with(options: &'static [&'static str]) -> (Self, String) {
         let (one, creation) = Self::create(options).await;
         creation.await.unwrap();
         let url = listens(&one.client, one.id.as_str()).await;
         (one, url)
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.home.path().join("instances").join(self.id.as_str())
+    }
+
+    /// Where its control plane is asked.
+    pub(super) fn address(&self) -> std::net::SocketAddr {
+        self.reserved.address
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.folder().join("vm").join(name)
     }
 
-    async fn state(&self) -> InstanceState {
+    pub(super) async fn state(&self) -> InstanceState {
         let instance = self.client.get_instance(&self.id).await;
         instance.unwrap().state
     }
 
-    async fn again(&mut self) {
+    /// Kills the control plane, and starts it again.
+    pub(super) async fn again(&mut self) {
         self.plane.kill();
         self.plane = Self::spawn(&self.home, &self.reserved, self.options);
         eventually("it serves", async || self.client.health().await.is_ok()).await;

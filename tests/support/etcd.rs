@@ -6,12 +6,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use wakegate::config::FleetConfig;
 use wakegate::fleet::EtcdEngine;
 use wakegate::fleet::engine::read_all;
 use wakegate::fleet::records::PREFIX;
 
+use super::machines::Machine;
 use super::reserved::Reserved;
 use super::skips::{Lacking, skip};
 use super::{Program, eventually};
@@ -35,6 +37,8 @@ pub fn has_etcd() -> bool {
 /// Members of one etcd.
 pub struct Etcd {
     dir: tempfile::TempDir,
+    /// Where its members run.
+    pub machines: Vec<Arc<Machine>>,
     clients: Vec<Reserved>,
     peers: Vec<Reserved>,
     running: Vec<Option<Program>>,
@@ -44,14 +48,20 @@ pub struct Etcd {
 
 impl Etcd {
     pub async fn start(members: usize) -> Self {
-        let reserve = || (0..members).map(|_| Reserved::new()).collect::<Vec<_>>();
+        Self::start_at((0..members).map(|_| Machine::here()).collect()).await
+    }
+
+    /// One member at each machine.
+    pub async fn start_at(machines: Vec<Arc<Machine>>) -> Self {
+        let reserve = |port| machines.iter().map(|at| at.reserve(port)).collect();
         let mut etcd = Self {
             dir: tempfile::tempdir().unwrap(),
-            clients: reserve(),
-            peers: reserve(),
-            running: (0..members).map(|_| None).collect(),
+            clients: reserve(2379),
+            peers: reserve(2380),
+            running: machines.iter().map(|_| None).collect(),
+            machines,
         };
-        for index in 0..members {
+        for index in 0..etcd.machines.len() {
             etcd.run(index);
         }
         let engine = etcd.engine();
@@ -73,7 +83,7 @@ impl Etcd {
     pub fn run(&mut self, index: usize) {
         let (client, peer) = (self.clients[index].address, self.peers[index].address);
         let (client, peer) = (format!("http://{client}"), format!("http://{peer}"));
-        let mut command = Command::new("etcd");
+        let mut command = self.machines[index].command("etcd");
         command
             .args(["--name", &format!("m{index}")])
             .arg("--data-dir")
@@ -134,9 +144,14 @@ impl Etcd {
     }
 
     pub fn signal(&self, index: usize, signal: rustix::process::Signal) {
-        let id = self.running[index].as_ref().unwrap().0.id();
+        let id = self.pid(index);
         let id = rustix::process::Pid::from_raw(id.try_into().unwrap()).unwrap();
         rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    /// A member's process.
+    pub fn pid(&self, index: usize) -> u32 {
+        self.running[index].as_ref().unwrap().0.id()
     }
 
     pub fn endpoint(&self, index: usize) -> String {
@@ -158,7 +173,7 @@ impl Etcd {
 
     /// The member that leads the others.
     pub async fn leader(&self) -> usize {
-        let http = reqwest::Client::new();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let mut leader = None;
         eventually("one leads", async || {
             for index in 0..self.clients.len() {

@@ -88,6 +88,11 @@ impl GatewayProcess {
         gateway
     }
 
+    /// Sends it a signal, as `kill` names it.
+    pub fn signal(&self, signal: &str) {
+        self.program.signal(signal);
+    }
+
     /// What it has said so far.
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("said")).unwrap()

@@ -8,6 +8,7 @@ use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -15,8 +16,15 @@ use tokio::task::spawn_blocking;
 
 use super::fleet::{Authority, CELL};
 use super::gateway_process::binary;
+use super::machines::Machine;
 use super::reserved::Reserved;
 use super::{Program, eventually, without_settings};
+
+/// As much of what it has said is shown where a test fails.
+const LAST_LINES: usize = 20;
+
+/// Who asks a member's admin listener for more than its health shows this.
+const TOKEN: &str = "a-token-of-a-test-0123456789abcdef";
 
 /// A member.
 pub struct MemberProcess {
@@ -25,6 +33,8 @@ pub struct MemberProcess {
     pub members: SocketAddr,
     /// Its configuration.
     pub path: PathBuf,
+    /// Where it runs.
+    pub machine: Arc<Machine>,
     running: Option<Program>,
     _reserved: [Reserved; 3],
     dir: tempfile::TempDir,
@@ -35,6 +45,15 @@ pub struct Said {
     pub is_fine: bool,
     pub out: String,
     pub err: String,
+}
+
+/// A client whose requests each have a connection of their own.
+fn http() -> reqwest::Client {
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .pool_max_idle_per_host(0)
+        .timeout(Duration::from_secs(60));
+    http.build().unwrap()
 }
 
 // === impl Said ===
@@ -64,7 +83,19 @@ impl MemberProcess {
         fleet: &str,
         rest: &str,
     ) -> Self {
-        Self::new(authority, endpoints, ("front", name), |it| {
+        Self::front_at(&Machine::here(), authority, endpoints, name, fleet, rest)
+    }
+
+    /// The same at some machine.
+    pub fn front_at(
+        machine: &Arc<Machine>,
+        authority: &Authority,
+        endpoints: &str,
+        name: &str,
+        fleet: &str,
+        rest: &str,
+    ) -> Self {
+        Self::new(machine, authority, endpoints, ("front", name), |it| {
             let snapshot = it.dir.path().join("directory");
             let snapshot = snapshot.display();
             format!(
@@ -83,7 +114,21 @@ impl MemberProcess {
         fleet: &str,
         rest: &str,
     ) -> Self {
-        Self::new(authority, endpoints, ("node", name), |it| {
+        let machine = Machine::here();
+        Self::node_at(&machine, authority, endpoints, name, plane, fleet, rest)
+    }
+
+    /// The same at some machine, where its control plane is.
+    pub fn node_at(
+        machine: &Arc<Machine>,
+        authority: &Authority,
+        endpoints: &str,
+        name: &str,
+        plane: (SocketAddr, &str),
+        fleet: &str,
+        rest: &str,
+    ) -> Self {
+        Self::new(machine, authority, endpoints, ("node", name), |it| {
             let key = it.dir.path().join("api-key");
             std::fs::write(&key, plane.1).unwrap();
             format!(
@@ -96,19 +141,21 @@ impl MemberProcess {
     }
 
     fn new(
+        machine: &Arc<Machine>,
         authority: &Authority,
         endpoints: &str,
         (role, name): (&str, &str),
         rest: impl FnOnce(&Self) -> String,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let reserved = [(); 3].map(|()| Reserved::new());
+        let reserved = [8080, 9900, 7443].map(|port| machine.reserve(port));
         let [listen, admin, members] = reserved.each_ref().map(|one| one.address);
         let member = Self {
             listen,
             admin,
             members,
             path: dir.path().join("wakegate.toml"),
+            machine: Arc::clone(machine),
             running: None,
             _reserved: reserved,
             dir,
@@ -119,8 +166,17 @@ impl MemberProcess {
             files.key.display(),
             files.ca.display(),
         );
+        // An address that others reach wants to know who asks.
+        let token = match admin.ip().is_loopback() {
+            true => String::new(),
+            false => {
+                let file = member.dir.path().join("admin-token");
+                std::fs::write(&file, TOKEN).unwrap();
+                format!("token_file = \"{}\"\n", file.display())
+            }
+        };
         let text = format!(
-            "[admin]\naddress = \"{admin}\"\n[fleet]\nendpoints = {endpoints}\nrole = \"{role}\"\n\
+            "[admin]\naddress = \"{admin}\"\n{token}[fleet]\nendpoints = {endpoints}\nrole = \"{role}\"\n\
              cell = \"{CELL}\"\nzone = \"z-1\"\n\
              identity = {{ cert = \"{cert}\", key = \"{key}\", ca = \"{ca}\" }}\n{}",
             rest(&member)
@@ -135,7 +191,7 @@ impl MemberProcess {
             .create(true)
             .append(true)
             .open(self.dir.path().join("said"));
-        let mut command = without_settings(Command::new(binary()));
+        let mut command = without_settings(self.machine.command(binary()));
         command
             .arg("serve")
             .arg("-c")
@@ -161,7 +217,7 @@ impl MemberProcess {
             if let Some(ended) = running.0.try_wait().unwrap() {
                 panic!("{ended}: {}", std::fs::read_to_string(&path).unwrap());
             }
-            let answer = reqwest::get(format!("http://{admin}/readyz")).await;
+            let answer = http().get(format!("http://{admin}/readyz")).send().await;
             answer.is_ok_and(|answer| answer.status() == 200)
         })
         .await;
@@ -201,15 +257,9 @@ impl MemberProcess {
 
     /// A request for a host, over a connection of its own.
     pub fn request(&self, method: &str, host: &str, path: &str) -> reqwest::RequestBuilder {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .timeout(Duration::from_secs(60))
-            .build()
-            .unwrap();
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let url = format!("http://{}{path}", self.listen);
-        http.request(method, url).header("host", host)
+        http().request(method, url).header("host", host)
     }
 
     pub async fn get(&self, host: &str) -> reqwest::Response {
@@ -227,13 +277,20 @@ impl MemberProcess {
 
     /// What its admin listener says of the fleet.
     pub async fn api(&self) -> Value {
-        let answer = reqwest::get(format!("http://{}/api/fleet", self.admin)).await;
+        let answer = http()
+            .get(format!("http://{}/api/fleet", self.admin))
+            .bearer_auth(TOKEN)
+            .send()
+            .await;
         answer.unwrap().json().await.unwrap()
     }
 
     /// A metric's value.
     pub async fn metric(&self, name: &str) -> f64 {
-        let text = reqwest::get(format!("http://{}/metrics", self.admin)).await;
+        let text = http()
+            .get(format!("http://{}/metrics", self.admin))
+            .send()
+            .await;
         let text = text.unwrap().text().await.unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.map_or(0.0, |value| value.trim().parse().unwrap())
@@ -255,6 +312,18 @@ impl MemberProcess {
             is_fine: output.status.success(),
             out: text(output.stdout),
             err: text(output.stderr),
+        }
+    }
+}
+
+impl Drop for MemberProcess {
+    fn drop(&mut self) {
+        // Whoever looks for the reason of a failure wants to know what it has said last.
+        if std::thread::panicking() {
+            let said = std::fs::read_to_string(self.file("said")).unwrap_or_default();
+            let lines: Vec<&str> = said.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+            println!("{}:\n{}", self.path.display(), last.join("\n"));
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod browser;
 pub mod etcd;
 pub mod fleet;
 pub mod gateway_process;
+pub mod machines;
 pub mod member_process;
 pub mod module_graph;
 pub mod relay;

@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 #[derive(Debug)]
 pub struct Reserved {
     pub address: SocketAddr,
-    _bound: Socket,
+    _bound: Option<Socket>,
 }
 
 impl Reserved {
@@ -34,7 +34,15 @@ impl Reserved {
         socket.bind(&any.into()).unwrap();
         Self {
             address: socket.local_addr().unwrap().as_socket().unwrap(),
-            _bound: socket,
+            _bound: Some(socket),
+        }
+    }
+
+    /// An address of a machine that the test has for itself, where nobody else listens.
+    pub fn known(address: SocketAddr) -> Self {
+        Self {
+            address,
+            _bound: None,
         }
     }
 

@@ -37,9 +37,10 @@ function sentence({ revision, age_seconds: age, routes, claims }) {
   return `The directory ${heard}. Revision ${revision}, ${count(routes, "route")}, ${count(claims, "name")}.`;
 }
 
-function problems({ shrink, claimed_twice: twice, problems: keys, went_back: back }) {
+function problems({ shrink, unlisted, claimed_twice: twice, problems: keys, went_back: back }) {
   const all = [
     ...(shrink ? [`${shrink.routes} of ${shrink.of} routes are gone from the directory and stay in force: wakegate fleet accept`] : []),
+    ...(unlisted ? [`${unlisted} of what this node has published are not in its host's list and stay until that is confirmed, or: wakegate fleet accept`] : []),
     ...(back ? [`The directory has gone back ${back} times: it was restored from a backup.`] : []),
     ...twice.map(({ name, hosts }) => `${name} is claimed by ${hosts.join(", ")}; the first has it`),
     ...Object.entries(keys).map(([key, text]) => `${key}: ${text}`),

@@ -516,10 +516,10 @@ pub(super) const CODES: &[Code] = &[
         "policy_not_known",
         502,
         "In a fleet: the instance is at another host, whose node has no route for the request's host and \
-         path. The front's route has upstream_tls or proxy_protocol, which it cannot pass on. The request \
-         was sent to no instance.",
-        "Put the route into the directory, with its policy, or into the \
-         node's file as well: the files that upstream_tls names must be at the instance's host.",
+         path. The front's route says what only that node could follow and no request takes along, such as \
+         upstream_tls, proxy_protocol, limits or rules for waking. The request was sent to no instance.",
+        "`wakegate check` at the front names the keys. Put the route into the directory, with its policy, or \
+         into the node's file as well: the files that upstream_tls names must be at the instance's host.",
     ),
     code(
         "host_unreachable",

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::forwarding::read_forwarding;
+use crate::config::at_node::AtNode;
 use crate::config::model::HypemanConfig;
 use crate::config::pattern::{HostPattern, InstanceTemplate, PORT};
 use crate::config::ports::{PortFrom, PortRanges};
@@ -172,13 +173,14 @@ pub(super) fn read_policy(
     let hypeman = planes
         .get(usize::from(index))
         .map(|plane| plane.name.clone());
-    RoutePolicy {
+    let mut policy = RoutePolicy {
         ports,
         port_from,
         forwarding,
         hypeman: hypeman.unwrap_or_default(),
         plane: PlaneIndex(index),
         plane_is_open: false,
+        has_more_at_node: false,
         limits,
         wake,
         admission,
@@ -188,7 +190,9 @@ pub(super) fn read_policy(
         tunnel,
         keep_warm,
         prewarm,
-    }
+    };
+    policy.has_more_at_node = !AtNode::of(&policy, defaults).needed.is_empty();
+    policy
 }
 
 /// A route's port, 0 where the host says which.

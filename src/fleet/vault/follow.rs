@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::copy::{Keys, Offer, PREFIX, Vault, depends, is_passing, key_of};
 use crate::backoff::{Backoff, Pauses};
-use crate::fleet::engine::{Change, EngineError, News, Operation, read_all};
+use crate::fleet::engine::{Change, EngineError, News, Operation, read_all, stands};
 use crate::fleet::seal::SealKeys;
 use crate::fleet::snapshot;
 
@@ -51,10 +51,23 @@ impl Vault {
 
     /// Reads everything and watches, until that fails.
     async fn round(&self, was_away: &mut bool, pauses: &mut Pauses) -> EngineError {
+        let first = match stands(&*self.engine, PREFIX).await {
+            Ok((revision, _)) => revision + 1,
+            Err(error) => return error,
+        };
+        // An engine that goes back while everything is read ends the watch, which begins before.
+        let mut news = match self.engine.watch(PREFIX.to_owned(), first).await {
+            Ok(news) => news,
+            Err(error) => return error,
+        };
         let (entries, revision) = match read_all(&*self.engine, PREFIX).await {
             Ok(read) => read,
             Err(error) => return error,
         };
+        // It went back before it was watched, and would be silent until it has come as far again.
+        if revision + 1 < first {
+            return EngineError::Compacted(revision);
+        }
         let lost = self.state_mut().replace(entries, revision);
         if !lost.is_empty() {
             let count = lost.len();
@@ -71,10 +84,6 @@ impl Vault {
         self.seal_anew();
         self.known.send_replace(revision);
         self.tell();
-        let mut news = match self.engine.watch(PREFIX.to_owned(), revision + 1).await {
-            Ok(news) => news,
-            Err(error) => return error,
-        };
         while let Some(item) = news.next().await {
             let item = match item {
                 Ok(item) => item,
@@ -85,12 +94,19 @@ impl Vault {
                 tracing::info!("the directory answers again");
             }
             match item {
-                News::Alive(revision) => {
-                    if revision < self.state().revision {
-                        return EngineError::Compacted(revision);
+                News::Alive(beat) => {
+                    // It may be from before everything was read.
+                    let known = self.state().revision;
+                    let is_behind = beat < known
+                        && !matches!(stands(&*self.engine, PREFIX).await, Ok((now, _)) if now >= known);
+                    if is_behind {
+                        return EngineError::Compacted(beat);
                     }
                 }
-                News::Changes(changes) => self.apply(changes),
+                News::Changes(mut changes) => {
+                    changes.retain(|change| change.revision() > revision);
+                    self.apply(changes);
+                }
             }
         }
         EngineError::Unavailable("the watch ended".to_owned())

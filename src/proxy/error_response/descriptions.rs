@@ -210,7 +210,7 @@ pub fn describe(error: &ProxyError) -> Description {
         ProxyError::PolicyNotKnown => (
             StatusCode::BAD_GATEWAY,
             "policy_not_known",
-            "The host of the instance does not know how to speak with it.",
+            "The host of the instance does not know by what rules to serve it.",
             None,
         ),
         ProxyError::Peer(error) => peer(error),

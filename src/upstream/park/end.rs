@@ -1,6 +1,7 @@
 //! How a tunnel that may be parked ends.
 //!
-//! Guarantees: a client's own close is what its instance is told, and answered with its own code.
+//! Guarantees: a client's own close is what its instance is told, and answered with its own code, if that is one that
+//! may be in a close.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -11,6 +12,8 @@ use crate::upstream::websocket::{Close, FrameHeader, Opcode, masked};
 
 /// The code of a close without a reason (RFC 6455 §7.4.1).
 const NORMAL: u16 = 1000;
+/// That of what no close may say (§7.4.1, §7.4.2).
+const PROTOCOL_ERROR: u16 = 1002;
 
 /// How a tunnel ends.
 pub(super) struct End {
@@ -61,13 +64,12 @@ impl End {
         let header = FrameHeader::parse(rest).ok().flatten();
         let header = header.filter(|header| header.opcode == Opcode::Close);
         let frame = header.and_then(|header| Some((header, rest.get(..header.control_length()?)?)));
-        let code = frame.and_then(|(header, frame)| {
+        let payload = frame.and_then(|(header, frame)| {
             let payload = masked(frame.get(header.header_length..)?, header.mask?);
-            let code: Vec<u8> = payload.take(2).collect();
-            Some(u16::from_be_bytes(code.try_into().ok()?))
+            Some(payload.take(2).collect::<Vec<_>>())
         });
         let close = Close {
-            code: code.unwrap_or(NORMAL),
+            code: answer_to(payload.as_deref().unwrap_or_default()),
             reason: "",
         };
         Self {
@@ -83,5 +85,18 @@ impl End {
             until,
             ..self
         }
+    }
+}
+
+/// The code that answers a close whose payload begins so.
+fn answer_to(payload: &[u8]) -> u16 {
+    let code = match payload {
+        [] => return NORMAL,
+        [first, second, ..] => u16::from_be_bytes([*first, *second]),
+        [_] => return PROTOCOL_ERROR,
+    };
+    match code {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => code,
+        _ => PROTOCOL_ERROR,
     }
 }

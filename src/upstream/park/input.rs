@@ -1,8 +1,8 @@
 //! What a client sends to an instance that is at rest.
 //!
 //! Guarantees: what is found does not depend on how the bytes were cut; nothing of a payload is looked at
-//! but how it begins; whatever is no control frame is payload, so that nothing is ever kept from an
-//! instance without waking it.
+//! but how it begins; whatever is no control frame of a client's as the standard has it is payload, so that nothing
+//! is ever kept from an instance without waking it, and what is to be refused it refuses itself.
 
 use crate::upstream::websocket::{FrameHeader, FrameReader, Opcode};
 
@@ -34,6 +34,12 @@ pub(super) fn look(bytes: &[u8], frames: Option<&FrameReader>) -> Found {
         Err(_) => return Found::Payload("what is no frame"),
     };
     match header.control_length() {
+        // Unmasked, with reserved bits or a reserved opcode (RFC 6455 §5.1, §5.2).
+        Some(_)
+            if header.mask.is_none() || first & 0x70 != 0 || header.opcode == Opcode::Reserved =>
+        {
+            Found::Payload("what no client may send")
+        }
         Some(length) if length <= bytes.len() => Found::Control(header.opcode, length),
         Some(_) => Found::More,
         None => Found::Payload(match first & 0x0f {
@@ -68,6 +74,9 @@ mod tests {
         assert_eq!(found(&data(2, 5)[..5]), Found::More, "half a header");
         assert_eq!(found(&data(0, 0)), Found::Payload("a part of a message"));
         assert_eq!(found(b"\x09\x7fx"), Found::Payload("what is no frame"));
+        for refused in [&b"\x89\x00"[..], b"\x8b\x80\0\0\0\0", b"\xc9\x80\0\0\0\0"] {
+            assert_eq!(found(refused), Found::Payload("what no client may send"));
+        }
         assert_eq!(look(b"x", None), Found::Payload("bytes"));
         let mut within = FrameReader::new();
         within.read(&data(1, 5)[..8]);

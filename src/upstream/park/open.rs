@@ -53,6 +53,7 @@ where
         let carried = self.carried;
         let mut forsaken = pin!(carried.is_forsaken());
         self.payload_at = began;
+        self.relay.to_client.takes_no_end = false;
         if self.unheard_since.is_some() {
             self.unheard_since = Some(began);
             if let Some(instance) = self.instance() {

@@ -1,7 +1,7 @@
 //! A tunnel whose instance is at rest: what its sides say meanwhile.
 //!
 //! Guarantees: nothing of a client's payload goes to the instance; while that sleeps, nothing at all
-//! does: pings are answered in its place, and never in the middle of a frame; what the instance says goes
+//! does, and an end of its connection is none of its own: pings are answered in its place, and never in the middle of a frame; what the instance says goes
 //! to the client as it comes; of a client no more is kept than its route allows.
 
 use std::task::{Context, Poll, ready};
@@ -13,14 +13,11 @@ use super::input::{Found, look};
 use crate::flow::{ClientBuffers, Place};
 use crate::telemetry::TunnelEnd as EndedBy;
 use crate::upstream::carried::Carried;
-use crate::upstream::relay::Relay;
+use crate::upstream::relay::{KEPT_FREE, Relay};
 use crate::upstream::websocket::{FrameHeader, LONGEST_CONTROL, Opcode, control, masked};
 
 /// RFC 6455 §5.2.
 const PONG: u8 = 10;
-
-/// So much is kept of a client's whatever else it has in memory.
-const FREE: usize = 4 * 1024;
 
 /// How a tunnel at rest is.
 pub(super) struct Rest {
@@ -90,7 +87,7 @@ impl Rest {
                 return Poll::Pending;
             }
             if self.waking.is_some()
-                && relay.to_instance.rest.len() > FREE
+                && relay.to_instance.rest.len() > KEPT_FREE
                 && let Some((buffers, place)) = &mut self.buffers
             {
                 ready!(buffers.poll_room(place, cx));
@@ -128,6 +125,7 @@ impl Rest {
             self.is_answering = false;
             return Poll::Ready(written.err().map(|_| Seen::ClientOver));
         };
+        relay.to_client.takes_no_end = self.is_asleep;
         let copied = relay.to_client.poll_copy(instance, &mut relay.client, cx);
         if copied.is_ready() {
             return Poll::Ready(Some(match carried.ended_by() == EndedBy::Client {

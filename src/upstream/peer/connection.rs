@@ -28,6 +28,7 @@ use crate::descriptors;
 use crate::fleet::identity::ALPN;
 use crate::fleet::{Member, PeerIdentity};
 use crate::flow::{PeekStream, forward_writes};
+use crate::upstream::arrivals::{Arrivals, Frames};
 use crate::upstream::h2_peer::UNKNOWN;
 use crate::upstream::h2_stream::STREAM_WINDOW;
 use crate::upstream::peer_body::Seat;
@@ -92,6 +93,8 @@ pub(super) struct State {
     /// Milliseconds after `began` when something came last.
     heard: AtomicU64,
     streams: Arc<AtomicUsize>,
+    /// What has come of those that count to their clients.
+    arrivals: Arc<Arrivals>,
     is_closed: AtomicBool,
     /// It takes no new requests; those that it has go on.
     is_leaving: AtomicBool,
@@ -112,6 +115,7 @@ pub(super) struct State {
 /// The connection below the library.
 struct PeerIo {
     stream: PeekStream<TlsStream<TcpStream>>,
+    frames: Frames,
     state: Arc<State>,
 }
 
@@ -123,6 +127,7 @@ impl State {
             began: Instant::now(),
             heard: AtomicU64::new(0),
             streams: Arc::default(),
+            arrivals: Arc::default(),
             is_closed: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
             missed: AtomicUsize::new(0),
@@ -133,6 +138,11 @@ impl State {
             endpoint: endpoint.to_owned(),
             looking: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// What has come of its streams.
+    pub(super) fn arrivals(&self) -> &Arc<Arrivals> {
+        &self.arrivals
     }
 
     /// Why it was closed, where that is more than its end.
@@ -303,6 +313,7 @@ impl Connection {
         let state = Arc::new(State::new(endpoint));
         let stream = PeerIo {
             stream,
+            frames: Frames::default(),
             state: Arc::clone(&state),
         };
         let mut builder = Builder::new();
@@ -421,10 +432,15 @@ impl AsyncRead for PeerIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let polled = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        let (me, before) = (&mut *self, buffer.filled().len());
+        let polled = ready!(Pin::new(&mut me.stream).poll_read(cx, buffer));
         match &polled {
-            Ok(()) => self.state.note_heard(),
-            Err(error) => self.state.note_failed(error),
+            Ok(()) => {
+                me.state.note_heard();
+                let come = buffer.filled().get(before..).unwrap_or_default();
+                me.frames.pass(come, &me.state.arrivals);
+            }
+            Err(error) => me.state.note_failed(error),
         }
         Poll::Ready(polled)
     }

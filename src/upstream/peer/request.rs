@@ -140,6 +140,10 @@ impl PeerRequest {
             .send_request(self.head.clone(), is_whole)
             .map_err(|error| not_taken(error, state))?;
         drop(sender);
+        let arrived = self.buffers.as_ref().filter(|_| is_switch).map(|client| {
+            let number = stream.stream_id().as_u32();
+            state.arrivals().enter(number, client)
+        });
         let (mut stream, mut upload, mut guard) = (Some(stream), None, None);
         let clock = ResponseClock::new();
         if has_body {
@@ -203,8 +207,8 @@ impl PeerRequest {
         head.version = Version::HTTP_11;
         let body = match stream {
             Some(send) if is_switch && head.status == StatusCode::OK => {
-                let buffers = self.buffers.clone();
-                PeerBody::of_switch(PeerStream::new((send, receive), seat, buffers))
+                let counts = self.buffers.clone().zip(arrived);
+                PeerBody::of_switch(PeerStream::new((send, receive), seat, counts))
             }
             stream => {
                 if let Some(mut send) = stream.filter(|_| is_switch) {

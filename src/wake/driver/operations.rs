@@ -27,7 +27,7 @@ const OWN_PAUSE: Duration = Duration::from_millis(500);
 /// What a request has to say for itself when budgets are shared out.
 fn claim_of(requester: &Requester) -> Claim {
     Claim {
-        route: Arc::clone(&requester.route),
+        route: requester.route.clone(),
         client: ClientNetwork::from(requester.client),
         since: requester.since,
     }

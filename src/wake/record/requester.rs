@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::config::RouteKey;
 use crate::telemetry::TraceParent;
 
 /// The request for which an instance is woken.
 #[derive(Debug, Clone)]
 pub struct Requester {
     /// The route, as configured.
-    pub route: Arc<str>,
+    pub route: RouteKey,
     /// The client's address.
     pub client: IpAddr,
     /// The user agent that the client names.

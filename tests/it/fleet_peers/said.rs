@@ -107,6 +107,53 @@ async fn what_a_front_cannot_pass_on_of_its_route_is_refused_unless_the_node_has
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_node_could_follow_of_a_fronts_route_is_refused_and_never_left_out_in_silence()
+{
+    let kinds = [
+        ("[route.admission]\nmethods = [\"GET\"]\n", 502),
+        ("[route.asleep]\nhealth_paths = [\"/up\"]\n", 502),
+        ("[route.limits]\nmax_inflight = 1\n", 502),
+        ("[route.retry]\non_wake = [502]\n", 502),
+        ("[route.wake]\nrequire_memory = true\n", 502),
+        ("[route.wake]\nready = \"health\"\n", 502),
+        ("[route.wake.hooks]\nresumed = \"/up\"\n", 502),
+        ("[route.tunnel]\nwake = \"first-frame\"\n", 502),
+        ("[route.tunnel.park]\n", 502),
+        ("[route.tunnel]\nidle = \"5m\"\n", 200),
+        ("waiting_page = true\n", 200),
+        ("[route.wake]\nwarmup = \"/up\"\n", 200),
+    ];
+    let front = kinds
+        .iter()
+        .enumerate()
+        .fold(String::new(), |mut text, (number, (keys, _))| {
+            let route =
+                format!("[[route]]\nhost = \"k{number}.example\"\ninstance = \"app\"\n{keys}");
+            text.push_str(&route);
+            text
+        });
+    let world = World::with(&front, "").await;
+    let (reference, origin) = world.plane.own_origin("app").await;
+    let count = answering(origin, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+    let place = at(&world.node.member, reference.as_str());
+    world.directory.put("app", place);
+    for (number, (keys, status)) in kinds.iter().enumerate() {
+        let client = &world.front.client().http;
+        let request = client.get(format!("http://{}/", world.front.address));
+        let request = request.header("host", format!("k{number}.example"));
+        let answer = timeout(PATIENCE, request.send()).await.unwrap().unwrap();
+        assert_eq!(answer.status(), *status, "{keys}");
+        if *status == 502 {
+            let body: serde_json::Value = answer.json().await.unwrap();
+            assert_eq!(body["code"], "policy_not_known", "{keys}");
+        }
+    }
+    let served = kinds.iter().filter(|(_, status)| *status == 200).count();
+    assert_eq!(count.load(Ordering::SeqCst), served);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_for_100_is_asked_for_its_body_when_the_instance_is_ready() {
     let front = "[[route]]\nhost = \"app.test\"\ninstance = \"app\"\nport = 9000\n";
     let world = World::with(front, "").await;

@@ -20,7 +20,7 @@ use wakegate::fleet::engine::{Engine, read_all};
 use wakegate::fleet::memory::{Backup, Faults};
 use wakegate::fleet::presence::{Ending, keep_record};
 use wakegate::fleet::publisher::{Host, Inventory, publish};
-use wakegate::fleet::records::{Key, MemberRecord, PREFIX, RouteRecord, write};
+use wakegate::fleet::records::{ClaimRecord, Key, MemberRecord, PREFIX, RouteRecord, write};
 use wakegate::fleet::{
     Directory, MemoryEngine, Own, Place, Placement as _, Sink, Step, follow, operator,
 };
@@ -128,6 +128,15 @@ impl Host for Published {
             inventory.add(None, self.0.instances());
             Ok(inventory)
         })
+    }
+
+    fn lacks(&self, claims: BTreeMap<String, ClaimRecord>) -> BoxFuture<'_, BTreeSet<String>> {
+        let there: BTreeSet<String> = self.0.instances().into_values().collect();
+        let lacked = claims
+            .into_iter()
+            .filter(|(_, claim)| !there.contains(&claim.id));
+        let lacked = lacked.map(|(key, _)| key).collect();
+        Box::pin(async { lacked })
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{FromRequest, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -363,10 +363,23 @@ async fn trailers(request: Request) -> Response {
     ([(header::TRAILER, "x-heard")], Body::new(body)).into_response()
 }
 
-async fn websocket(upgrade: WebSocketUpgrade) -> Response {
-    upgrade.on_upgrade(async |mut socket: WebSocket| {
+/// Echoes; with `?count` each message is answered with how many requests and messages this memory has had.
+async fn websocket(
+    State(memory): State<Arc<Memory>>,
+    RawQuery(query): RawQuery,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let counts = value(query.as_deref(), "count").is_some();
+    upgrade.on_upgrade(async move |mut socket: WebSocket| {
         while let Some(Ok(message)) = socket.recv().await {
-            if socket.send(message).await.is_err() {
+            let is_counted = counts && matches!(message, Message::Text(_) | Message::Binary(_));
+            let answer = if is_counted {
+                let count = memory.requests.fetch_add(1, Ordering::Relaxed) + 1;
+                Message::text(count.to_string())
+            } else {
+                message
+            };
+            if socket.send(answer).await.is_err() {
                 return;
             }
         }
