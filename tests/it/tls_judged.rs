@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -65,8 +65,11 @@ fn certificate(dir: &Path, algorithm: &'static SignatureAlgorithm) {
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate_for(algorithm).unwrap();
     let mut leaf = CertificateParams::new(vec!["judged.test".to_owned()]).unwrap();
-    let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
-    (leaf.not_before, leaf.not_after) = ((now - day).into(), (now + day * 80).into());
+    let day = |days: i64| {
+        let at = jiff::Timestamp::now().as_second() + days * 86_400;
+        UNIX_EPOCH + Duration::from_secs(at.try_into().unwrap())
+    };
+    (leaf.not_before, leaf.not_after) = (day(-1).into(), day(80).into());
     let leaf = leaf.signed_by(&key, &issuer).unwrap();
     std::fs::write(dir.join("cert.pem"), leaf.pem() + &signed.pem()).unwrap();
     std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
@@ -233,7 +236,7 @@ async fn scanners_find_nothing_that_they_do_not_find_at_nginx() {
         ("RSA", &PKCS_RSA_SHA256),
         ("ECDSA", &PKCS_ECDSA_P256_SHA256),
     ] {
-        if !judged(kind, algorithm, &sslyze).await {
+        if !Box::pin(judged(kind, algorithm, &sslyze)).await {
             return;
         }
     }
