@@ -196,7 +196,7 @@ bench-scale: packages-scale
 
 # What a fleet costs: the hop from a front to a node, and a front's copy of the directory, up to ten million names; prints
 # tables and draws a chart. Ten minutes, and 8 GB of memory.
-bench-fleet: packages-etcd
+bench-fleet: packages-etcd packages-scale
 	benches/scale/fleet.py
 
 # A binary that is optimised by what it does under that load: target/trained/wakegate.

@@ -39,7 +39,7 @@ def draw(rows):
         ("Lag of a batch of changes, p99", " ms", "p99_ms"),
     ]
     charts = [
-        chart(title, unit, [(row["routes"], row[key]) for row in rows], index * 380, SIZES[0], 4)
+        chart(title, unit, [(row["routes"], row[key]) for row in rows], index * 380, SIZES[0], 3)
         for index, (title, unit, key) in enumerate(series)
     ]
     width = 380 * len(series)
