@@ -323,6 +323,8 @@ impl World {
         mut lost: watch::Receiver<Lost>,
     ) {
         let (mut frames, mut said) = (Frames::default(), 0_u32);
+        // Each has occasions of its own: in which order several go on at once is nobody's choice.
+        let own = place.to_string();
         let mut outgoing: VecDeque<Vec<u8>> = VecDeque::new();
         let living = async {
             loop {
@@ -330,11 +332,11 @@ impl World {
                 if let Some(part) = outgoing.pop_front() {
                     io.write_all(&part).await?;
                     // It may fall asleep between two parts.
-                    sleep(Duration::from_millis(self.below("part", &id, 50))).await;
+                    sleep(Duration::from_millis(self.below("part", &own, 50))).await;
                     continue;
                 }
                 let mut room = [0; 512];
-                let speaks = Duration::from_millis(100 + self.below("speaks", &id, SPEAKS_MS));
+                let speaks = Duration::from_millis(100 + self.below("speaks", &own, SPEAKS_MS));
                 tokio::select! {
                     biased;
                     () = self.until_runs(&id, false) => {}
@@ -352,7 +354,7 @@ impl World {
                     () = sleep(speaks) => {
                         said += 1;
                         let frame = control(1, format!("{place}.{said}").as_bytes(), None);
-                        let cut = self.below("cut", &id, frame.len() as u64);
+                        let cut = self.below("cut", &own, frame.len() as u64);
                         let (first, rest) = frame.split_at(usize::try_from(cut).unwrap());
                         outgoing.extend([first.to_vec(), rest.to_vec()]);
                     }
