@@ -43,6 +43,7 @@ use self::handle::Running;
 pub use self::handle::{AppHandle, needs_restart};
 pub use self::membership::Membership;
 use self::parking::InstanceSleeper;
+pub use self::parking::{Judged, judge};
 use self::plane::ObservedPlane;
 pub use self::prepared::{IN_USE, Prepared};
 use self::sockets::{Bound, Sockets};

@@ -51,7 +51,7 @@ impl Sleeper for InstanceSleeper {
 
 /// What a control plane's word means for an instance that is to be put to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Judged {
+pub enum Judged {
     /// Nobody but the gateway is connected to it.
     Free,
     /// Somebody needs it, or it is not known that nobody does.
@@ -62,7 +62,7 @@ enum Judged {
 
 /// Judges a status, where so many of the gateway's connections are certainly counted in it. Where it says
 /// that connections are not counted, its number is none, or an old one.
-fn judge(status: &AutoStandbyStatus, counted: usize, now: Timestamp) -> Judged {
+pub fn judge(status: &AutoStandbyStatus, counted: usize, now: Timestamp) -> Judged {
     match status.status {
         AutoStandbyState::Active
         | AutoStandbyState::IdleCountdown

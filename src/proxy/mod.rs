@@ -75,7 +75,7 @@ pub use error::ProxyError;
 pub use fleet_link::FleetLink;
 pub use gateway::Gateway;
 pub use https_redirect::HttpsRedirect;
-pub use park_keeper::{Sleeper, Slept};
+pub use park_keeper::{Sleeper, Slept, keep};
 pub use path_rules::PathRules;
 pub use path_verdict::PathVerdict;
 pub use peer_facts::{FromPeer, PeerFacts, Raw};

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::instance_tls::InstanceStream;
 use crate::names::PlaneIndex;
 use crate::telemetry::{Metrics, ParkOutcome};
 use crate::upstream::at;
@@ -39,13 +40,13 @@ pub enum Slept {
 }
 
 /// Puts instances to sleep.
-pub trait Sleeper: Send + Sync {
+pub trait Sleeper<S = InstanceStream>: Send + Sync {
     /// Puts the instance to sleep, unless somebody needs it; nothing is open to it but the quiet tunnels
     /// of this epoch, which is its last.
     fn put_to_sleep<'a>(
         &'a self,
         plane: PlaneIndex,
-        instance: &'a Arc<Instance>,
+        instance: &'a Arc<Instance<S>>,
         epoch: &'a Endpoint,
     ) -> BoxFuture<'a, Slept>;
 }
@@ -68,7 +69,7 @@ struct Tries {
 
 impl Tries {
     /// When the next one is due.
-    fn due(&mut self, instance: &Instance, now: Instant) -> Option<Instant> {
+    fn due<S>(&mut self, instance: &Instance<S>, now: Instant) -> Option<Instant> {
         let Some(endpoint) = instance.endpoint() else {
             return self.pause_over().filter(|_| self.has_cut);
         };
@@ -128,9 +129,9 @@ impl Tries {
 }
 
 /// Puts the instance to sleep whenever that is due, as long as it has tunnels that may be parked.
-pub(super) async fn keep(
-    (plane, instance): (PlaneIndex, Arc<Instance>),
-    sleeper: Arc<dyn Sleeper>,
+pub async fn keep<S: Send + Sync>(
+    (plane, instance): (PlaneIndex, Arc<Instance<S>>),
+    sleeper: Arc<dyn Sleeper<S>>,
     (metrics, stop): (Arc<Metrics>, CancellationToken),
 ) {
     let mut tries = Tries::default();
@@ -171,7 +172,7 @@ pub(super) async fn keep(
 }
 
 /// The instance is gone: its tunnels end, and the next is another handle's.
-async fn wait_for_end(instance: &Instance, stop: &CancellationToken) {
+async fn wait_for_end<S>(instance: &Instance<S>, stop: &CancellationToken) {
     while !instance.parking().is_over() {
         tokio::select! {
             () = instance.parking().changed() => {}

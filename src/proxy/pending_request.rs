@@ -96,6 +96,15 @@ pub struct Admitted<S> {
     pub(super) at: Instant,
 }
 
+// === impl Admitted ===
+
+impl<S> Admitted<S> {
+    /// The instance, and the place there.
+    pub fn into_parts(self) -> (Ready<S>, Slot) {
+        (self.ready, self.slot)
+    }
+}
+
 // === impl PendingRequest ===
 
 impl<S: Send> PendingRequest<'_, S> {

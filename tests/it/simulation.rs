@@ -10,6 +10,7 @@
 mod fleet;
 mod gateway;
 mod judge;
+pub mod parked;
 mod script;
 mod world;
 

@@ -17,8 +17,8 @@ use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wakegate::config::Protocol;
-use wakegate::hold::Hold;
+use wakegate::config::{LimitsConfig, Protocol};
+use wakegate::hold::{Hold, Slot};
 use wakegate::names::{Hostname, PlaneIndex};
 use wakegate::proxy::dispatch::Dispatch;
 use wakegate::proxy::{
@@ -28,7 +28,7 @@ use wakegate::proxy::{
 use wakegate::router::{PathReadings, RouteTable};
 use wakegate::telemetry::Metrics;
 use wakegate::upstream::Hop;
-use wakegate::wake::{Endpoint, Instance, Listing, WakeReport, Wakes};
+use wakegate::wake::{Endpoint, Instance, Listing, Ready, WakeReport, Wakes};
 
 use super::script::{HOSTS, NAMES, Request, Script, Table, config};
 use super::world::{Errand, PORT, Parcel, Stream, View};
@@ -291,6 +291,69 @@ impl Gateway {
             ));
         }
         Ok(())
+    }
+
+    /// Waits until the instance of a name, or this one, is ready for a tunnel, and takes a place there; `what` has
+    /// come over a parked one.
+    pub async fn admit(
+        &self,
+        name: &str,
+        (known, what): (Option<&Arc<Instance<Stream>>>, Option<&'static str>),
+        client: IpAddr,
+    ) -> Result<(Arc<Instance<Stream>>, Ready<Stream>, Slot), ProxyError> {
+        let routes = Arc::clone(&self.routes.lock().unwrap());
+        let host = Hostname::parse(&HOSTS[0].replace("{i}", name)).unwrap();
+        let found = routes.table.find(&host, &PathReadings::of("/"), 80)?;
+        let admission = &routes.admissions[found.route.label()];
+        let deadline = Instant::now() + found.route.config().wake.timeout;
+        let look_up = NameLookUp {
+            gateway: self,
+            plane: found.route.config().plane,
+            name: &found.instance,
+            claimed: None,
+            client,
+            deadline,
+        };
+        let (resolved, renewals) = match known {
+            None => (look_up.look_up().await?, 0),
+            Some(instance) => {
+                let instance = Arc::clone(instance);
+                let gate = queues_of(&self.hold, &instance).gate(PORT);
+                // No other one is looked up.
+                (Resolved { instance, gate }, u32::MAX - 1)
+            }
+        };
+        let mut pending = PendingRequest {
+            unparked_by: what,
+            trace: None,
+            resolved,
+            look_up: &look_up,
+            renewals,
+            route: found.route.config(),
+            port: PORT,
+            admission,
+            may_wake: Ok(()),
+            hold: &self.hold,
+            metrics: &self.metrics,
+            tls: None,
+            client,
+            user_agent: None,
+            head_bytes: 100,
+            deadline,
+        };
+        let admitted = pending.admit(&mut WakeInfo::default()).await?;
+        let instance = Arc::clone(&pending.resolved.instance);
+        let (ready, slot) = admitted.into_parts();
+        self.meet(Some(ready.endpoint.clone()));
+        Ok((instance, ready, slot))
+    }
+
+    /// The limits of the first route.
+    pub fn limits(&self) -> LimitsConfig {
+        let host = Hostname::parse(&HOSTS[0].replace("{i}", "x")).unwrap();
+        let routes = Arc::clone(&self.routes.lock().unwrap());
+        let found = routes.table.find(&host, &PathReadings::of("/"), 80);
+        found.unwrap().route.config().limits.clone()
     }
 
     /// What a request of the script asks for, by name or by id.

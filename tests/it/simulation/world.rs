@@ -4,6 +4,7 @@
 //! that what happens in one place changes nothing elsewhere; what the world has said, and to which
 //! gateway, is kept (`words`), so that whatever a gateway does can be held against it.
 
+mod flows;
 mod network;
 mod plane;
 mod words;
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::flows::Flows;
+pub use self::flows::{Lossy, Side};
 pub use self::network::{Errand, Parcel, Stream};
 pub use self::words::Word;
 use self::words::{Said, Told};
@@ -74,6 +77,12 @@ pub enum Act {
     While(Odd, u64),
     /// The control plane is away for a second, and has forgotten its holds.
     Restart,
+    /// Somebody has a connection to it for so many milliseconds, past the gateways.
+    Visit(u64),
+    /// Somebody holds it for so many milliseconds.
+    Hold(u64),
+    /// It loses its connections.
+    Lose,
 }
 
 /// How an instance may be for a while.
@@ -143,6 +152,7 @@ struct Inner {
     said: Vec<Said>,
     told: BTreeMap<(usize, String), Told>,
     epochs: BTreeMap<(usize, u64), Instant>,
+    flows: Flows,
     story: String,
     wrongs: Vec<String>,
 }
@@ -201,13 +211,17 @@ impl Inner {
                 vm.state = "Running";
                 vm.idle_since = now;
             }
-            let idle = vm.open == 0 && now >= (vm.idle_since + IDLE).max(vm.held_until);
+            let is_used = vm.open > 0 || self.flows.count(&vm.id, now) > 0;
+            let idle = !is_used && now >= (vm.idle_since + IDLE).max(vm.held_until);
             let restoring = self.restoring.iter();
             let mut restoring = restoring.filter(|((_, id), count)| *id == vm.id && **count > 0);
             if vm.state == "Running" && idle && restoring.next().is_none() {
                 vm.begin_stretch("Standby");
                 asleep.push(format!("{} ({})", vm.name, vm.id));
             }
+        }
+        if !asleep.is_empty() {
+            self.flows.change();
         }
         for name in asleep {
             self.tell(&format!("{name} falls asleep by itself"));
@@ -265,6 +279,7 @@ impl Inner {
 
     fn bury(&mut self, index: usize) -> Vm {
         let vm = self.vms.remove(index);
+        self.lose_flows(&vm.id);
         self.free.push(vm.ip);
         self.graves.push(vm.clone());
         vm
@@ -313,6 +328,7 @@ impl Inner {
                         Act::Stop => "Stopped",
                         _ => "Standby",
                     });
+                    self.fell_asleep(&id, act == Act::Stop);
                 }
             }
             Act::Delete => {
@@ -347,8 +363,15 @@ impl Inner {
                     let old = std::mem::replace(&mut vm.ip, ip);
                     (vm.ip_since, vm.stretch, vm.open) = (now, vm.stretch + 1, 0);
                     self.free.push(old);
+                    self.lose_flows(&id);
                 }
             }
+            Act::Visit(ms) => self.flows.visit(&id, now + Duration::from_millis(ms)),
+            Act::Hold(ms) => {
+                let vm = &mut self.vms[index];
+                vm.held_until = vm.held_until.max(now + Duration::from_millis(ms));
+            }
+            Act::Lose => self.lose_flows(&id),
             Act::While(odd, ms) => {
                 let vm = &mut self.vms[index];
                 vm.odd.retain(|(_, until)| *until > now);
@@ -387,6 +410,7 @@ impl World {
             said: Vec::new(),
             told: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            flows: Flows::default(),
             story: String::new(),
             wrongs: Vec::new(),
         };
@@ -418,6 +442,7 @@ impl World {
         let mut inner = self.lock();
         inner.tell("calm");
         inner.troubles = Troubles::default();
+        inner.flows.lossy = Lossy::default();
     }
 
     pub fn wrong(&self, what: String) {

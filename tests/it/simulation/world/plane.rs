@@ -27,7 +27,7 @@ static DESCRIPTION: LazyLock<Answer> = LazyLock::new(|| {
 });
 
 /// The answer to a hold on an instance that runs.
-static HELD: LazyLock<AutoStandbyStatus> = LazyLock::new(|| {
+pub(super) static HELD: LazyLock<AutoStandbyStatus> = LazyLock::new(|| {
     let status = json!({
         "supported": true, "configured": true, "enabled": true, "eligible": true,
         "status": "idle_countdown", "reason": "idle_timeout_not_elapsed",
@@ -48,7 +48,7 @@ enum Fate {
 }
 
 /// The control plane's own answer.
-fn api(status: u16, code: &str) -> ControlPlaneError {
+pub(super) fn api(status: u16, code: &str) -> ControlPlaneError {
     ControlPlaneError::api("sim", status, code, "")
 }
 
@@ -168,6 +168,7 @@ impl Inner {
                     vm.ip_since = now;
                     self.free.push(old);
                 }
+                self.woke(id, moves);
             }
             "Running" | "Initializing" => {}
             _ => return Err(api(409, "invalid_state")),
@@ -188,6 +189,7 @@ impl Inner {
             vm.listens_at = vm.runs_at;
             vm.idle_since = now;
             self.free.push(old);
+            self.woke(id, true);
         }
         self.answer(id)
     }
@@ -273,6 +275,16 @@ impl View {
             self.world.lock().say(self.gateway, name, Word::Hung);
         }
         fate
+    }
+
+    /// How it stands with an instance's connections and holds.
+    pub async fn status(&self, id: &str) -> Result<AutoStandbyStatus, ControlPlaneError> {
+        self.call("status", id, |inner| inner.status(id)).await
+    }
+
+    /// Puts an instance to sleep.
+    pub async fn standby(&self, id: &str) -> Result<(), ControlPlaneError> {
+        self.call("standby", id, |inner| inner.standby(id)).await
     }
 
     fn tell(&self, line: &str) {
