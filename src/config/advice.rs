@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::at_node::AtNode;
 use super::auth_advice::of_auth;
 use super::effect_advice::of_effects;
+use super::front_advice::of_front_routes;
 use super::say::Say;
 use super::workload_advice::of_workload;
 use super::{
@@ -194,34 +194,6 @@ fn of_fleet(config: &Config, say: &mut impl Say) {
             "is missing: a gateway that starts while etcd is away knows no route".to_owned(),
             "name a file, such as /var/lib/wakegate/directory",
         );
-    }
-}
-
-/// What a front's own routes say and only the gateway beside an instance could follow.
-fn of_front_routes(config: &Config, say: &mut impl Say) {
-    const MEND: &str = "put the route into the directory (`wakegate fleet import`), or into the file of each node, too";
-    for (index, route) in config.route.iter().enumerate() {
-        let at_node = AtNode::of(route, &config.wake);
-        for key in at_node.needed {
-            say(
-                "only_at_a_node",
-                &format!("route[{index}].{key}"),
-                "is followed where the instance is, and no request takes it along: a node that has no \
-                 route of its own for this host answers 502 `policy_not_known`"
-                    .to_owned(),
-                MEND,
-            );
-        }
-        for key in at_node.helpful {
-            say(
-                "only_at_a_node",
-                &format!("route[{index}].{key}"),
-                "is done where the instance is, and no request takes it along: without a route of its own \
-                 for this host a node does not do it"
-                    .to_owned(),
-                MEND,
-            );
-        }
     }
 }
 

@@ -22,6 +22,7 @@ mod duration_text;
 mod effect_advice;
 mod fleet;
 mod forwarding;
+mod front_advice;
 mod jwt;
 mod likeness;
 mod load;
