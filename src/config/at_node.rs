@@ -104,7 +104,8 @@ impl AtNode {
                 (proxy_protocol.is_some(), "proxy_protocol"),
                 (*field_names != plain.field_names, "field_names"),
                 (*max_inflight != few.max_inflight, "limits.max_inflight"),
-                (*soft_inflight != few.soft_inflight, "limits.soft_inflight"),
+                // Without a word it is as many.
+                (soft_inflight != max_inflight, "limits.soft_inflight"),
                 (*soft_wait != few.soft_wait, "limits.soft_wait"),
                 (
                     *max_inflight_per_client != few.max_inflight_per_client,
@@ -148,14 +149,12 @@ impl AtNode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Variables, load};
+    use crate::config::load;
 
     fn at_node(wake: &str, keys: &str) -> (AtNode, bool) {
-        let text = format!(
-            "{wake}[[hypeman]]\nurl = \"http://h\"\napi_key = \"k\"\n\
-             [[route]]\nhost = \"a.test\"\ninstance = \"a\"\n{keys}"
-        );
-        let config = load("w.toml", &text, &Variables::default()).unwrap();
+        let text = format!("{wake}[[route]]\nhost = \"a.test\"\ninstance = \"a\"\n{keys}");
+        let key = [("HYPEMAN_API_KEY".to_owned(), "k".to_owned())];
+        let config = load("w.toml", &text, &key.into_iter().collect()).unwrap();
         let route = &config.route[0];
         let has_more = route.has_more_at_node;
         (AtNode::of(route, &config.wake), has_more)
@@ -167,14 +166,14 @@ mod tests {
             ("", &[][..], &[][..]),
             // What it follows, or tells with each request.
             ("protocol = \"h2c\"\n", &[], &[]),
-            ("hsts = \"1d\"\nearly_continue = true\n", &[], &[]),
+            ("hsts = \"24h\"\nearly_continue = true\n", &[], &[]),
             (
                 "[route.response_headers]\nremove = [\"server\"]\n",
                 &[],
                 &[],
             ),
             (
-                "auth = { header = \"x\", value = \"0123456789abcdef\" }\n",
+                "auth = { header = \"x\", value = \"0123456789-0123456789-0123456789-0123456789\" }\n",
                 &[],
                 &[],
             ),
@@ -186,7 +185,7 @@ mod tests {
                 &[],
             ),
             (
-                "port = \"{port}\"\nports = \"3000\"\n[route.port_from]\nheader = \"x-port\"\n",
+                "ports = \"3000\"\n[route.port_from]\nheader = \"x-port\"\n",
                 &[],
                 &[],
             ),
@@ -251,7 +250,11 @@ mod tests {
                 &["tunnel.wake"],
                 &[],
             ),
-            ("[route.tunnel.park]\n", &["tunnel.park"], &[]),
+            (
+                "tunnel = { park = { after = \"2m\" } }\n",
+                &["tunnel.park"],
+                &[],
+            ),
             ("waiting_page = true\n", &[], &["waiting_page"]),
             (
                 "[route.wake]\nwarmup = \"/\"\nalso = [\"db\"]\n",

@@ -42,7 +42,7 @@ mod tests {
         let text = format!(
             "[fleet]\nengine = \"memory\"\nrole = \"{role}\"\nname = \"a\"\nlisten = \"127.0.0.1:0\"\n\
              identity = {{ cert = \"c\", key = \"k\", ca = \"a\" }}\n\
-             [[route]]\nhost = \"a.test\"\ninstance = \"a\"\nhsts = \"1d\"\nwaiting_page = true\n\
+             [[route]]\nhost = \"a.test\"\ninstance = \"a\"\nhsts = \"24h\"\nwaiting_page = true\n\
              [route.wake]\ntimeout = \"5s\"\nrequire_memory = true\n"
         );
         let config = load("w.toml", &text, &Variables::default()).unwrap();

@@ -118,7 +118,7 @@ async fn what_only_a_node_could_follow_of_a_fronts_route_is_refused_and_never_le
         ("[route.wake]\nready = \"health\"\n", 502),
         ("[route.wake.hooks]\nresumed = \"/up\"\n", 502),
         ("[route.tunnel]\nwake = \"first-frame\"\n", 502),
-        ("[route.tunnel.park]\n", 502),
+        ("tunnel = { park = { after = \"2m\" } }\n", 502),
         ("[route.tunnel]\nidle = \"5m\"\n", 200),
         ("waiting_page = true\n", 200),
         ("[route.wake]\nwarmup = \"/up\"\n", 200),
