@@ -52,7 +52,7 @@ fn main() {
     match std::env::args().any(|argument| argument == "--bench") {
         true => runtime.block_on(async {
             hop(ROUNDS, REQUESTS).await;
-            held(HELD).await;
+            Box::pin(held(HELD)).await;
         }),
         false => runtime.block_on(hop(1, 100)),
     }
