@@ -512,7 +512,8 @@ impl<'a> Talk<'a> {
             (1012, "instance gone") => world.may_be_gone(self.session),
             (1012, "sleep") => play.most < 20 || may_be_lost,
             (1013, reason) => !reason.is_empty() && !play.is_calm(),
-            (1001, "park_time") => parked >= Some(play.max_time),
+            // What was under way when it fell asleep came a moment after that.
+            (1001, "park_time") => parked.map(|so_long| so_long + 2 * PROBE) >= Some(play.max_time),
             _ => false,
         };
         if !is_right {
