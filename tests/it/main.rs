@@ -79,6 +79,7 @@ mod lifecycle;
 mod limits;
 mod observability;
 mod parked_bytes;
+mod parked_events;
 mod parked_memory;
 mod parking;
 mod parking_anew;
