@@ -83,6 +83,10 @@ settings! {
         pub probe: Duration = Duration::from_secs(10), by nonzero;
         /// What becomes of a WebSocket that its instance does not know any more when it has slept.
         pub resume: ParkResume = ParkResume::Close;
+        /// Event streams (`text/event-stream`) that an instance sends over HTTP/1.1 are parked as tunnels are,
+        /// by the same numbers and times. Nothing of theirs wakes: they go on when the instance is
+        /// awake for something else.
+        pub event_streams: bool = false;
     }
 }
 

@@ -34,8 +34,8 @@ use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
 use crate::telemetry::WakeKind;
 use crate::upstream::{
-    Carried, Close, ForwardError, InstanceSide, LeasedStream, LeftBehind, ParkHost, ParkRules,
-    Parted, Reopen, Reopened, TunnelRules, TunnelStream, Unready, Woken, carry_parkable,
+    Carried, Close, EventSink, ForwardError, InstanceSide, LeasedStream, LeftBehind, ParkHost,
+    ParkRules, Parted, Reopen, Reopened, TunnelRules, TunnelStream, Unready, Woken, carry_parkable,
     parkable_tunnel,
 };
 use crate::wake::{Endpoint, Instance, ParkableTunnel, WakeError};
@@ -150,6 +150,26 @@ impl<P: ControlPlane> Parking<P> {
             self.leave(left).await;
         });
         transaction
+    }
+
+    /// Carries the events of an instance to whoever reads the response's body.
+    pub(super) fn begin_events(
+        mut self: Box<Self>,
+        reader: EventSink,
+        instance: TunnelStream,
+        (endpoint, slot): (Endpoint, Slot),
+    ) {
+        self.rules.is_one_way = true;
+        let (tunnels, metrics) = (
+            self.gateway.parts.tunnels.clone(),
+            Arc::clone(&self.gateway.parts.metrics),
+        );
+        tunnels.spawn(async move {
+            let (carried, at) = (Carried::new(metrics), (&endpoint, slot));
+            let carrying = self.carry(reader, instance, TunnelRules::default(), &carried, at);
+            let left = carrying.await.say().await;
+            self.leave(left).await;
+        });
     }
 
     /// Carries bytes both ways; what is left to be done is for whoever has given back what the tunnel

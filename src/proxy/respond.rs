@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, STRICT_TRANSPORT_SECURITY, UPGRADE,
+    CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL,
+    STRICT_TRANSPORT_SECURITY, UPGRADE,
 };
 use http::{HeaderMap, Response, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,18 +31,23 @@ use crate::client::ClientUpgrade;
 use crate::config::{TunnelConfig, ViaConfig};
 use crate::hold::Slot;
 use crate::upstream::{
-    Carried, Field, Fields, ForwardError, TrailerRules, TunnelRules, UpstreamBody, X_REQUEST_ID,
-    edit, prepare_response, tunnel,
+    Carried, EventStream, Field, Fields, ForwardError, TrailerRules, TunnelRules, UpstreamBody,
+    X_REQUEST_ID, edit, event_stream, prepare_response, tunnel,
 };
 use crate::wake::{Endpoint, Instance};
 use hypeman::{ControlPlane, GoDuration};
 
 const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
 
+/// The media type of events (HTML Standard §9.2.1).
+const EVENTS: &[u8] = b"text/event-stream";
+
 /// Who has the request's slot at the instance, and its transaction, from here on.
 enum HandOver {
     /// The response, until its body has ended.
     Response(Option<Slot>),
+    /// The connection behind a stream of events, which may be parked.
+    Events(EventStream),
     /// The tunnel, which is sent the transaction when the head has been written.
     Tunnel(oneshot::Sender<Box<Transaction>>),
 }
@@ -176,10 +182,22 @@ impl<P: ControlPlane> Gateway<P> {
         (config, place): (&TunnelConfig, Option<TunnelPlace>),
     ) -> Result<HandOver, ProxyError> {
         let Some(switch) = switch else {
-            return match response.status() {
-                StatusCode::SWITCHING_PROTOCOLS => Err(ProxyError::UnexpectedUpgrade),
-                _ => Ok(HandOver::Response(origin.into_slot())),
-            };
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(ProxyError::UnexpectedUpgrade);
+            }
+            return Ok(match (park, origin) {
+                (Some(park), Origin::Instance(of, slot)) => {
+                    match response.body_mut().take_endless() {
+                        Some((stream, decoder)) => {
+                            let (sink, events) = event_stream(decoder);
+                            park.begin_events(sink, stream, (of.1, slot));
+                            HandOver::Events(events)
+                        }
+                        None => HandOver::Response(Some(slot)),
+                    }
+                }
+                (_, origin) => HandOver::Response(origin.into_slot()),
+            });
         };
         let (downstream, offer) = switch.into_parts();
         let mut rules = TunnelRules::of(config, switches_to_websocket(response.headers()));
@@ -253,6 +271,15 @@ impl<P: ControlPlane> Gateway<P> {
     }
 }
 
+/// Whether a response is a stream of events, of which the gateway may say a comment.
+pub(super) fn is_event_stream<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let kind = kind.and_then(|kind| kind.split(|byte| *byte == b';').next());
+    let is_events = kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(EVENTS));
+    is_events && response.status() == StatusCode::OK && !headers.contains_key(CONTENT_ENCODING)
+}
+
 /// Takes away what the gateway says itself.
 fn remove_own(headers: &mut HeaderMap, fields: Fields) {
     if fields.has(Field::XRequestId) {
@@ -269,6 +296,7 @@ impl HandOver {
     fn content_of(self, response: Response<UpstreamBody>) -> Response<Content> {
         response.map(|body| match self {
             Self::Response(slot) => Content::Upstream { body, _slot: slot },
+            Self::Events(events) => Content::Events(events),
             Self::Tunnel(transaction) => Content::Switching(transaction),
         })
     }

@@ -18,7 +18,7 @@ use super::transaction::Transaction;
 use super::waiting::StatusStream;
 use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
-use crate::upstream::{ResponseError, UpstreamBody, X_REQUEST_ID};
+use crate::upstream::{EventStream, ResponseError, UpstreamBody, X_REQUEST_ID};
 
 pub(super) const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -32,6 +32,8 @@ pub(super) enum Content {
         /// Another host's instance has its places there.
         _slot: Option<Slot>,
     },
+    /// The instance's events, whose connection may be parked.
+    Events(EventStream),
     /// Nothing, since protocols are switched: the transaction is the tunnel's when this ends.
     Switching(oneshot::Sender<Box<Transaction>>),
     /// The gateway's own.
@@ -52,7 +54,7 @@ pub struct GatewayBody {
 impl Content {
     /// Whether the gateway has made it.
     pub(super) fn is_own(&self) -> bool {
-        !matches!(self, Self::Upstream { .. })
+        !matches!(self, Self::Upstream { .. } | Self::Events(_))
     }
 }
 
@@ -70,7 +72,7 @@ impl GatewayBody {
     pub fn backlog(&self) -> usize {
         match &self.content {
             Content::Upstream { body, .. } => body.backlog(),
-            Content::Switching(_) | Content::Own(_) | Content::Status(_) => 0,
+            Content::Events(_) | Content::Switching(_) | Content::Own(_) | Content::Status(_) => 0,
         }
     }
 
@@ -122,7 +124,10 @@ impl Drop for GatewayBody {
                 // Without a tunnel it ends here.
                 let _ended = tunnel.send(transaction);
             }
-            Content::Upstream { .. } | Content::Own(_) | Content::Status(_) => {
+            Content::Upstream { .. }
+            | Content::Events(_)
+            | Content::Own(_)
+            | Content::Status(_) => {
                 transaction.log.complete |= is_complete;
             }
         }
@@ -139,6 +144,7 @@ impl Body for GatewayBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let polled = match &mut self.content {
             Content::Upstream { body, .. } => Pin::new(body).poll_frame(cx),
+            Content::Events(events) => events.poll_next(cx),
             Content::Switching(_) => Poll::Ready(None),
             Content::Status(stream) => stream
                 .poll_event(cx)
@@ -163,6 +169,7 @@ impl Body for GatewayBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Upstream { body, .. } => body.is_end_stream(),
+            Content::Events(events) => events.is_complete(),
             Content::Switching(_) => true,
             Content::Status(_) => false,
             Content::Own(body) => body.is_end_stream(),
@@ -173,7 +180,7 @@ impl Body for GatewayBody {
         match &self.content {
             Content::Upstream { body, .. } => body.size_hint(),
             Content::Switching(_) => SizeHint::with_exact(0),
-            Content::Status(_) => SizeHint::default(),
+            Content::Events(_) | Content::Status(_) => SizeHint::default(),
             Content::Own(body) => body.size_hint(),
         }
     }

@@ -27,6 +27,7 @@ use super::parking::Parking;
 use super::peer_facts::{self, NotTaken, PeerFacts, Raw};
 use super::prepare::prepare;
 use super::request_log::Kind;
+use super::respond::is_event_stream;
 use super::response_body::{Content, GatewayBody};
 use super::to_peer::Passed;
 use super::transaction::Transaction;
@@ -225,13 +226,18 @@ impl<P: ControlPlane> Gateway<P> {
         let (instance, may_wake) = (pending.resolved.instance, pending.may_wake);
         let sent = sent?;
         let is_switching = sent.response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let park = target.switch.as_ref().filter(|_| is_switching);
-        let park = park.and_then(|_| {
+        let has_events = target.switch.is_none() && {
+            let park = target.destination.route.config().tunnel.park.as_ref();
+            park.is_some_and(|park| park.event_streams) && is_event_stream(&sent.response)
+        };
+        let may_park = has_events || (target.switch.is_some() && is_switching);
+        let park = may_park.then(|| {
             let (of, agent) = ((&resolved, &instance), context.user_agent.as_ref());
             let again = again.and_then(|again| again.agreed(sent.response.headers()));
             let park = Parking::of(self, &target.destination, of, (may_wake, again), agent)?;
             Some(park.counting(buffers))
         });
+        let park = park.flatten();
         self.respond(sent, target, arrival, (&instance, park), extra)
     }
 

@@ -92,6 +92,17 @@ impl H1Body {
         connection.and_then(|connection| connection.into_stream())
     }
 
+    /// The stream of a response that may go on for ever, and how the rest of its body is read: one in chunks, whose
+    /// request is over; `None` of any other.
+    pub(super) fn take_endless(&mut self) -> Option<(PeekStream<LeasedStream>, BodyDecoder)> {
+        let decoder = self.decoder;
+        let is_known = decoder.exact().is_some() || decoder.ends_with_connection();
+        if is_known || self.rest.is_some() {
+            return None;
+        }
+        self.take_stream().map(|stream| (stream, decoder))
+    }
+
     /// From now on no more than so many bytes are read at once.
     pub(super) fn read_at_once(&mut self, bytes: usize) {
         self.at_once = bytes as u64;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
@@ -17,6 +18,11 @@ use tokio_util::io::poll_read_buf;
 use crate::instance_tls::InstanceStream;
 use crate::telemetry::Metrics;
 use crate::wake::OpenConnection;
+
+/// How an instance's kernel is asked.
+const ASKING: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(1))
+    .with_interval(Duration::from_secs(1));
 
 /// A stream that holds its instance's lease; also after an upgrade has taken it over.
 pub struct LeasedStream {
@@ -127,6 +133,18 @@ impl LeasedStream {
         if let Some(socket) = self.io.socket() {
             // Without it a broken connection is found out later.
             let _later = socket.set_tcp_user_timeout(within);
+        }
+    }
+
+    /// Whether the kernel asks the instance's, as long as nothing else is said, whether that knows the
+    /// connection still.
+    pub(super) fn ask_kernel(&self, asks: bool) {
+        if let Some(socket) = self.io.socket() {
+            // Without it a lost connection is found out later.
+            let _later = match asks {
+                true => socket.set_tcp_keepalive(&ASKING),
+                false => socket.set_keepalive(false),
+            };
         }
     }
 

@@ -65,8 +65,8 @@ pub use http1::{ChunkError, InterimSink};
 pub use leased_stream::LeasedStream;
 pub use outgoing::Outgoing;
 pub use park::{
-    InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, Reopen, Reopened, Unready, Woken,
-    carry_parkable,
+    EventSink, EventStream, InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, Reopen,
+    Reopened, Unready, Woken, carry_parkable, event_stream,
 };
 pub use peer::{PeerError, PeerRequest, Peers};
 pub use peer_body::PeerStream;

@@ -21,6 +21,7 @@ use super::read_timeout::ReadTimeout;
 use super::timed_body::UploadGuard;
 use super::trailers::{TrailerRules, without_unsafe_trailers};
 use crate::flow::PeekStream;
+use http1::BodyDecoder;
 
 /// An instance's response body on its way to a client.
 #[derive(Debug)]
@@ -135,6 +136,15 @@ impl UpstreamBody {
     pub fn take_stream(&mut self) -> Option<PeekStream<LeasedStream>> {
         match &mut self.inner {
             Inner::H1(body) => body.take_stream(),
+            Inner::H2(_) | Inner::Peer(_) => None,
+        }
+    }
+
+    /// The stream of an HTTP/1.1 response that may go on for ever, and how the rest of its body is read; `None` of any
+    /// other, and once the instance's epoch has been cut.
+    pub fn take_endless(&mut self) -> Option<(PeekStream<LeasedStream>, BodyDecoder)> {
+        match &mut self.inner {
+            Inner::H1(body) => body.take_endless(),
             Inner::H2(_) | Inner::Peer(_) => None,
         }
     }

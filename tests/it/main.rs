@@ -81,6 +81,7 @@ mod observability;
 mod parked_browser;
 mod parked_bytes;
 mod parked_cases;
+mod parked_events;
 mod parked_memory;
 mod parked_vm;
 mod parking;

@@ -203,6 +203,7 @@ fn play(seed: u64) -> (Vec<String>, Vec<String>, u32) {
                 max_time: FOREVER,
                 probe: Duration::from_secs(5),
                 reconnects: troubles.reconnects,
+                is_one_way: false,
             };
             let (mut host, stop) = (Host(carrier.clone()), carrier.end.clone());
             let place = (&mut host, &endpoint);

@@ -30,6 +30,9 @@ pub struct ParkRules {
     pub probe: Duration,
     /// Whether an instance that has lost it is to take it anew.
     pub reconnects: bool,
+    /// Whether only the instance speaks, so that nothing of the client's finds out whether it knows the
+    /// connection still, and a client that has ended its side is gone.
+    pub is_one_way: bool,
 }
 
 /// The instance's side of a tunnel that may be parked.
@@ -49,6 +52,10 @@ pub trait InstanceSide: AsyncRead + AsyncWrite + Unpin + Send {
     /// What the instance does not acknowledge for so long breaks the connection; `None` is the kernel's
     /// own time.
     fn expect_answers(&self, within: Option<Duration>);
+
+    /// Whether the kernel asks the instance's now whether that knows the connection still, with nothing else to
+    /// say.
+    fn ask_kernel(&self, asks: bool);
 }
 
 /// An instance is ready for a parked tunnel.
@@ -135,6 +142,7 @@ impl ParkRules {
             max_time: config.max_time,
             probe: config.probe,
             reconnects: config.resume == ParkResume::Reconnect,
+            is_one_way: false,
         }
     }
 }
@@ -159,6 +167,10 @@ impl InstanceSide for LeasedStream {
     fn expect_answers(&self, within: Option<Duration>) {
         Self::expect_answers(self, within);
     }
+
+    fn ask_kernel(&self, asks: bool) {
+        Self::ask_kernel(self, asks);
+    }
 }
 
 impl<I: InstanceSide> InstanceSide for PeekStream<I> {
@@ -180,5 +192,9 @@ impl<I: InstanceSide> InstanceSide for PeekStream<I> {
 
     fn expect_answers(&self, within: Option<Duration>) {
         self.get_ref().expect_answers(within);
+    }
+
+    fn ask_kernel(&self, asks: bool) {
+        self.get_ref().ask_kernel(asks);
     }
 }

@@ -12,6 +12,7 @@
 //! a parked tunnel goes over into the next epoch of the same instance at the same address.
 
 mod end;
+mod events;
 #[cfg(test)]
 mod histories;
 mod host;
@@ -30,6 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::events::{EventSink, EventStream, event_stream};
 pub use self::host::{InstanceSide, ParkHost, ParkRules, Reopen, Reopened, Unready, Woken};
 pub use self::left_behind::LeftBehind;
 use self::parkable::{Delivery, Next, Parkable};
@@ -85,7 +87,10 @@ where
                 }
                 rested
             }
-            Next::Over => return Parted::nothing(tunnel.endpoint),
+            Next::Over => {
+                open.over();
+                return Parted::nothing(tunnel.endpoint);
+            }
             Next::End(end) => return tunnel.part(end, &mut open),
         };
     }

@@ -22,6 +22,9 @@ use crate::upstream::websocket::Close;
 
 /// How often a client's payload waits for its instance at most, where that sleeps again meanwhile.
 const MOST_WAKES: u32 = 3;
+/// How long an instance that has woken is asked whether it knows a connection still over which nothing is to be
+/// said.
+const ASKED: Duration = Duration::from_secs(3);
 /// Between two looks whether an instance that is awake for somebody else takes a lost tunnel anew.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -48,6 +51,7 @@ where
         self.relay.to_instance.held = buffers.map(|buffers| buffers.hold(0));
         let mut wakes = 0;
         let mut join_at = None;
+        let mut asked_until = None;
         let (cause, end) = loop {
             if self.is_lost() {
                 is_asleep = true;
@@ -65,7 +69,10 @@ where
                 }
             } else if is_asleep {
                 match self.attach() {
-                    Some(true) => is_asleep = false,
+                    Some(true) => {
+                        is_asleep = false;
+                        asked_until = self.ask_kernel();
+                    }
                     Some(false) if self.lose() => continue,
                     Some(false) => {
                         break (UnparkCause::Restarted, End::restarted("instance restarted"));
@@ -79,6 +86,11 @@ where
                 seen = poll_fn(|cx| rest.poll(relay, carried, cx)) => seen,
                 () = cut(Some(&self.endpoint)), if !is_asleep => {
                     is_asleep = true;
+                    self.leave_kernel(&mut asked_until);
+                    continue;
+                }
+                () = at(asked_until) => {
+                    self.leave_kernel(&mut asked_until);
                     continue;
                 }
                 _ = self.epochs.changed(), if is_asleep => continue,
@@ -138,6 +150,11 @@ where
                         return Next::Open;
                     }
                 }
+                // Nobody is there any more.
+                Seen::ClientOver if !is_asleep && self.park.is_one_way => {
+                    self.count(UnparkCause::Closed);
+                    return Next::Over;
+                }
                 Seen::ClientOver if !is_asleep && self.go_on() => {
                     // The instance is told as always.
                     self.count(UnparkCause::Closed);
@@ -182,6 +199,24 @@ where
         self.unheard_since = Some(Instant::now());
         self.endpoint = endpoint;
         Some(true)
+    }
+
+    /// An instance that has woken is asked whether it knows the connection still, where nothing else would
+    /// find out; until when.
+    fn ask_kernel(&mut self) -> Option<Instant> {
+        let is_one_way = self.park.is_one_way;
+        let instance = self.instance().filter(|_| is_one_way)?;
+        instance.ask_kernel(true);
+        Some(Instant::now() + ASKED)
+    }
+
+    /// It is left alone again.
+    fn leave_kernel(&mut self, asked_until: &mut Option<Instant>) {
+        if asked_until.take().is_some()
+            && let Some(instance) = self.instance()
+        {
+            instance.ask_kernel(false);
+        }
     }
 
     /// Whether the instance is awake for somebody else, so that it may take a lost tunnel anew.

@@ -158,6 +158,20 @@ impl Around {
         &Host,
         &mut TcpStream,
     ) {
+        self.tunnel_of(client, is_websocket, false)
+    }
+
+    /// The same; with `is_one_way` only the instance speaks.
+    fn tunnel_of(
+        &mut self,
+        client: DuplexStream,
+        is_websocket: bool,
+        is_one_way: bool,
+    ) -> (
+        impl Future<Output = Parted<'_, DuplexStream, LeasedStream>>,
+        &Host,
+        &mut TcpStream,
+    ) {
         let rules = TunnelRules {
             is_websocket,
             ..TunnelRules::default()
@@ -168,6 +182,7 @@ impl Around {
             max_time: DAY,
             probe: PROBE,
             reconnects: false,
+            is_one_way,
         };
         let (host, ours) = (&self.host, self.ours.take().unwrap());
         let (carried, endpoint, stop) = (&self.carried, &self.endpoint, &self.stop);
@@ -345,4 +360,27 @@ async fn what_is_kept_while_an_instance_wakes_is_in_its_clients_budget_until_the
         _ = tunnel => panic!("it is open"),
         () = story => {}
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_has_woken_is_asked_for_a_moment_whether_it_knows_a_connection_on_which_nobody_speaks()
+ {
+    let mut around = Around::new().await;
+    let socket = around.socket.take().unwrap();
+    let (client, far) = duplex(1024);
+    let (tunnel, host, _instance) = around.tunnel_of(far, false, true);
+    let story = async {
+        sleep(AFTER * 2).await;
+        host.sleeps();
+        sleep(AFTER).await;
+        assert!(!socket.keepalive().unwrap());
+        host.wakes(&epoch(2));
+        sleep(AFTER).await;
+        assert!(socket.keepalive().unwrap());
+        sleep(AFTER * 3).await;
+        assert!(!socket.keepalive().unwrap(), "it may sleep again");
+        drop(client);
+    };
+    let (parted, ()) = tokio::join!(tunnel, story);
+    assert!(parted.say().await.is_none(), "nobody is there any more");
 }

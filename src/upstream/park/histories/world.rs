@@ -292,6 +292,8 @@ impl InstanceSide for Side {
     }
 
     fn expect_answers(&self, _within: Option<Duration>) {}
+
+    fn ask_kernel(&self, _asks: bool) {}
 }
 
 /// Waits until it is so.
