@@ -305,6 +305,7 @@ impl Site {
                 max_time: site.play.max_time,
                 probe: PROBE,
                 reconnects: site.play.reconnects,
+                is_one_way: false,
             };
             let place = (&mut host, &endpoint);
             let stop = &site.stop;

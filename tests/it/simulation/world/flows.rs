@@ -513,4 +513,6 @@ impl InstanceSide for Side {
     }
 
     fn expect_answers(&self, _within: Option<Duration>) {}
+
+    fn ask_kernel(&self, _asks: bool) {}
 }
