@@ -71,7 +71,7 @@ struct Session {
     has_ended: bool,
     /// It has gone of its own accord.
     has_left: bool,
-    /// When something went or came last.
+    /// When it sent something last: what its instance says when it is taken for asleep does not unpark it.
     last: Option<Instant>,
     /// What it got last: of which connection, and which message of that.
     got: Option<(usize, u32)>,
@@ -493,7 +493,6 @@ impl<'a> Talk<'a> {
             self.wrong(&format!("session {session} has got {got:?} after {last:?}"));
         }
         self.known.got = Some(got);
-        self.note();
     }
 
     fn wrong(&self, what: &str) {
