@@ -16,11 +16,11 @@ use tokio::time::{Instant, timeout_at};
 use super::copy::{State, is_too_many};
 use super::engine::{Change, Engine, Entry, Remembered, Span};
 use super::placement::{Claim, Member, Place, Placement, Role};
-use super::records::{ClaimRecord, Key, RemovedRecord, read, spans_of, unknown_member, write};
+use super::records::{ClaimRecord, Key, RemovedRecord, read, spans_of, write};
 use super::rereads::Rereads;
 use super::routes::RouteLine;
 use super::seal::SealKeys;
-use super::status::{ClaimedTwice, Counts, FleetStatus, MemberLine, Shrink};
+use super::status::{Counts, FleetStatus};
 use crate::config::{FleetConfig, RouteConfig, WakeConfig};
 use crate::router::RouteChange;
 
@@ -409,52 +409,8 @@ impl Directory {
 
     /// As operators see it.
     pub fn status(&self) -> FleetStatus {
-        let state = self.state();
-        let line = |member: &Member| MemberLine {
-            name: member.name.clone(),
-            role: member.role.word(),
-            zone: member.zone.clone(),
-            alive: member.alive,
-            draining: member.alive && member.draining,
-            endpoints: member.endpoints.clone(),
-        };
-        let mut members: Vec<MemberLine> = state.members().map(|one| line(one)).collect();
-        let hosts = state.claims.values().flatten().map(|claim| &*claim.host);
-        let mut unknown: Vec<&str> = hosts
-            .filter(|host| !state.nodes.contains_key(*host))
-            .collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        members.extend(unknown.into_iter().map(|host| line(&unknown_member(host))));
-        members.sort_by(|one, other| (&one.name, one.role).cmp(&(&other.name, other.role)));
-        let twice = state.claims.iter().filter(|(_, all)| all.len() > 1);
-        let mut claimed_twice: Vec<ClaimedTwice> = twice
-            .map(|(name, all)| ClaimedTwice {
-                name: name.to_string(),
-                hosts: all.iter().map(|claim| claim.host.to_string()).collect(),
-            })
-            .collect();
-        claimed_twice.sort_by(|one, other| one.name.cmp(&other.name));
-        let held = state.routes.held();
-        let of_routes = state.routes.problems();
-        let problems = of_routes.iter().chain(&state.problems);
-        FleetStatus {
-            revision: state.revision,
-            age_seconds: self.age().map(|age| age.as_secs_f64()),
-            members,
-            claims: state.claims.len(),
-            shrink: (held > 0).then(|| Shrink {
-                routes: held,
-                of: state.routes.len(),
-            }),
-            unlisted: self.unlisted.load(Ordering::Relaxed),
-            claimed_twice,
-            routes: state.routes.len(),
-            problems: problems
-                .map(|(key, text)| (key.clone(), text.clone()))
-                .collect(),
-            went_back: state.went_back,
-        }
+        let unlisted = self.unlisted.load(Ordering::Relaxed);
+        FleetStatus::of(&self.state(), self.age(), unlisted)
     }
 
     /// Whether a node's or a front's record lives.

@@ -3,8 +3,13 @@
 //! Guarantees: there is no secret in it, and it is made of one moment of the copy.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
+
+use super::copy::State;
+use super::placement::Member;
+use super::records::unknown_member;
 
 /// The directory as operators see it.
 #[derive(Debug, Clone, Serialize)]
@@ -80,4 +85,57 @@ pub struct ClaimedTwice {
     pub name: String,
     /// The hosts; the first has it.
     pub hosts: Vec<String>,
+}
+
+// === impl FleetStatus ===
+
+impl FleetStatus {
+    /// Of a copy whose engine was heard so long ago.
+    pub(super) fn of(state: &State, age: Option<Duration>, unlisted: usize) -> Self {
+        let line = |member: &Member| MemberLine {
+            name: member.name.clone(),
+            role: member.role.word(),
+            zone: member.zone.clone(),
+            alive: member.alive,
+            draining: member.alive && member.draining,
+            endpoints: member.endpoints.clone(),
+        };
+        let mut members: Vec<MemberLine> = state.members().map(|one| line(one)).collect();
+        let hosts = state.claims.values().flatten().map(|claim| &*claim.host);
+        let mut unknown: Vec<&str> = hosts
+            .filter(|host| !state.nodes.contains_key(*host))
+            .collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        members.extend(unknown.into_iter().map(|host| line(&unknown_member(host))));
+        members.sort_by(|one, other| (&one.name, one.role).cmp(&(&other.name, other.role)));
+        let twice = state.claims.iter().filter(|(_, all)| all.len() > 1);
+        let mut claimed_twice: Vec<ClaimedTwice> = twice
+            .map(|(name, all)| ClaimedTwice {
+                name: name.to_string(),
+                hosts: all.iter().map(|claim| claim.host.to_string()).collect(),
+            })
+            .collect();
+        claimed_twice.sort_by(|one, other| one.name.cmp(&other.name));
+        let held = state.routes.held();
+        let of_routes = state.routes.problems();
+        let problems = of_routes.iter().chain(&state.problems);
+        Self {
+            revision: state.revision,
+            age_seconds: age.map(|age| age.as_secs_f64()),
+            members,
+            claims: state.claims.len(),
+            shrink: (held > 0).then(|| Shrink {
+                routes: held,
+                of: state.routes.len(),
+            }),
+            unlisted,
+            claimed_twice,
+            routes: state.routes.len(),
+            problems: problems
+                .map(|(key, text)| (key.clone(), text.clone()))
+                .collect(),
+            went_back: state.went_back,
+        }
+    }
 }

@@ -257,6 +257,31 @@ async fn a_raw_connection_whose_instance_cannot_be_woken_is_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_raw_connection_whose_instance_is_gone_is_reset() {
+    let rules = format!(
+        "{PARK}[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"raw.test\"\n"
+    );
+    let (plane, instance, gateway) = start("raw", &rules).await;
+    let mut stream = TcpStream::connect(gateway.addresses[1]).await.unwrap();
+    let request = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    sleeps(&plane, &instance.id).await;
+    let id = reference(&instance.id);
+    plane.client.delete_instance(&id).await.unwrap();
+    // Whichever comes first hears of it, and what comes after that sees an end.
+    let error = match stream.write_all(request).await {
+        Ok(()) => timeout(PATIENCE, stream.read_u8())
+            .await
+            .unwrap()
+            .unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    stop(plane, gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_raw_connection_is_woken_by_its_next_byte_and_takes_no_place_while_it_rests() {
     let rules = format!(
         "{PARK}[route.limits]\nmax_inflight = 1\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
