@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use http1::InterimSink;
+use http1::{FieldLines, InterimSink};
 
 use crate::acme::Acme;
 use crate::client::{ClientRequest, Refusal};
@@ -32,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 impl ExtraHeaders for GatewayBody {
     fn extra_headers(&self, say: impl FnMut(&HeaderName, &HeaderValue)) {
         self.extra_headers(say);
+    }
+
+    fn take_lines(&mut self) -> Option<FieldLines> {
+        self.take_lines()
     }
 }
 

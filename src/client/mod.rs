@@ -7,13 +7,15 @@
 mod body;
 mod original_names;
 mod refusal;
+mod request;
 mod upgrade;
 
 pub use self::body::{BodyFeed, ClientBody, ClientBodyError, ClientBodySource};
 pub use self::original_names::OriginalNames;
 pub use self::refusal::{Refusal, RefusalReason};
+pub use self::request::Request;
 pub use self::upgrade::{ClientIo, ClientUpgrade, UpgradeError, UpgradeOffer, UpgradedClient};
 
 /// A client's request, which may have a body. In a box: each of the futures that hand it on would
 /// have its room, for as long as the request is answered.
-pub type ClientRequest = Box<http::Request<Option<ClientBody>>>;
+pub type ClientRequest = Box<Request<Option<ClientBody>>>;

@@ -4,7 +4,9 @@
 
 use http::header::ACCEPT;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method};
+
+use super::Request;
 
 /// Bytes that are no request, as far as anything is known of them.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ impl Refusal {
             reason,
             method: Some(request.method().clone()),
             target: request.uri().path_and_query().cloned(),
-            accept: request.headers().get(ACCEPT).cloned(),
+            accept: request.field(&ACCEPT),
         }
     }
 }

@@ -8,9 +8,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
+
+use super::Request;
 
 /// The client's connection, which carries another protocol from now on.
 pub type UpgradedClient = Pin<Box<dyn ClientIo>>;

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Response};
-use http1::InterimSink;
+use http1::{FieldLines, InterimSink};
 use hyper::body::Body;
 use tokio::net::TcpStream;
 
@@ -61,6 +61,12 @@ pub struct RawConnection {
 pub trait ExtraHeaders {
     /// Calls `add` with each of them.
     fn extra_headers(&self, add: impl FnMut(&HeaderName, &HeaderValue));
+
+    /// Takes those that are still lines of a head that was read: nobody needs them once they are
+    /// written.
+    fn take_lines(&mut self) -> Option<FieldLines> {
+        None
+    }
 }
 
 /// What a response's body has in memory that it has not handed out.

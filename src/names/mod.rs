@@ -4,11 +4,13 @@
 //! needs no second look anywhere else. The room imports nothing of ours and does no IO.
 
 mod client_network;
+mod hexadecimal;
 mod hostname;
 mod plane_index;
 mod request_id;
 
 pub use client_network::ClientNetwork;
+pub use hexadecimal::hexadecimal;
 pub use hostname::{Hostname, HostnameError};
 pub use plane_index::PlaneIndex;
 pub use request_id::RequestId;

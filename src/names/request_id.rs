@@ -7,6 +7,8 @@ use std::fmt;
 
 use http::HeaderValue;
 
+use super::hexadecimal;
+
 /// A request's id. Always a valid header value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
@@ -16,13 +18,11 @@ pub struct RequestId(HeaderValue);
 impl RequestId {
     /// A fresh id: 32 hexadecimal digits. Unguessability is not needed, uniqueness is.
     pub fn generate() -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut random = fastrand::u128(..);
-        let mut text = [b'0'; 32];
-        for slot in &mut text {
-            // `random & 15` is always inside the table.
-            *slot = DIGITS.get((random & 15) as usize).copied().unwrap_or(b'0');
-            random >>= 4;
+        let random = fastrand::u128(..).to_be_bytes();
+        let mut text = [0; 32];
+        let eights = text.as_chunks_mut().0.iter_mut();
+        for (digits, bytes) in eights.zip(random.as_chunks().0) {
+            *digits = hexadecimal(*bytes);
         }
         let value = HeaderValue::from_bytes(&text);
         Self::of(value.unwrap_or_else(|_| HeaderValue::from_static("0")))

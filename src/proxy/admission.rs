@@ -49,6 +49,11 @@ impl Admission {
         }
     }
 
+    /// Whether every request may wake, its rate apart: its head need not be looked at.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// Whether the request may wake the instance, its rate apart.
     pub fn check(&self, head: &RequestHead<'_>) -> Result<(), Denied> {
         if self.is_open {

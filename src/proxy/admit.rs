@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{Request, Response, Uri};
+use http::{Response, Uri};
 use tokio::time::timeout;
 
 use super::connection_cache::CachedTarget;
@@ -24,6 +24,7 @@ use super::request_log::RequestLog;
 use super::route::{Destination, Target};
 use super::waiting;
 use super::wake_info::WakeInfo;
+use crate::client::Request;
 use crate::instance_tls::InstanceStream;
 use crate::telemetry::Trace;
 use crate::upstream::{Fields, RequestBody};
@@ -51,12 +52,16 @@ impl<P: ControlPlane> Gateway<P> {
         log: &RequestLog,
     ) -> PendingRequest<'a, InstanceStream> {
         let destination = &target.destination;
-        let may_wake = destination.admission().check(&RequestHead {
-            method: request.method(),
-            path: &target.path,
-            headers: request.headers(),
-            client: destination.client,
-        });
+        let admission = destination.admission();
+        let may_wake = match admission.is_open() {
+            true => Ok(()),
+            false => admission.check(&RequestHead {
+                method: request.method(),
+                path: &target.path,
+                headers: request.headers(),
+                client: destination.client,
+            }),
+        };
         PendingRequest {
             user_agent: context.user_agent.as_ref(),
             head_bytes: head_bytes(request.uri(), target.fields),

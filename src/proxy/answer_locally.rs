@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Response};
 use http_body_util::Full;
 use tokio::time::{Instant, timeout};
 
@@ -26,6 +26,7 @@ use super::response_body::Content;
 use super::route::{Destination, Target};
 use super::waiting::{self, StatusStream};
 use crate::acme::{is_challenge_path, token_of};
+use crate::client::Request;
 use crate::router::RouteError;
 use crate::upstream::RequestBody;
 use crate::wake::{Instance, WakeError, WakeStage};

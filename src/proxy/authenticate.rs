@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::auth::{
     AuthRedirect, Challenge, ForwardAnswer, Identity, Question, Refusal, bearer_challenge,
@@ -19,6 +19,7 @@ use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
 use super::gateway::Gateway;
 use super::route::Target;
+use crate::client::Request;
 use crate::config::{AuthConfig, CaptureText, INSTANCE, Proof};
 use crate::upstream::{ForwardedFor, RequestBody, prepare_request};
 use hypeman::ControlPlane;

@@ -9,12 +9,13 @@ use std::sync::{Arc, OnceLock};
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderValue, Request, Version};
+use http::{HeaderValue, Version};
 
+use crate::client::Request;
 use crate::hold::Gate;
 use crate::instance_tls::InstanceStream;
 use crate::names::{Hostname, PlaneIndex};
-use crate::router::{AuthorityError, host_of};
+use crate::router::{AuthorityError, host_named};
 use crate::upstream::{ClientConnection, ForwardedElement, Pseudonym};
 use crate::wake::Instance;
 use hypeman::InstanceRef;
@@ -76,11 +77,11 @@ impl ConnectionCache {
         {
             return Ok(Arc::clone(cached));
         }
-        let host = host_of(request.version(), request.uri(), request.headers())?;
+        let host = host_named(request.version(), request.uri(), request.values(HOST))?;
         let authority = request.uri().authority().map(Authority::as_str);
         // A copy: what is cached must not keep the buffer that the head was read into.
-        let field = request.headers().get(HOST).map(HeaderValue::as_bytes);
-        let field = authority.map(str::as_bytes).or(field);
+        let field = || request.values(HOST).next();
+        let field = authority.map(str::as_bytes).or_else(field);
         let field = field.and_then(|field| HeaderValue::from_bytes(field).ok());
         let fresh = Arc::new(CachedHost {
             forwarded: Arc::new(ForwardedElement::of(client, secure, &host, field)),
@@ -137,9 +138,9 @@ impl ConnectionCache {
 /// The one place of a request that names its host; `None` where two could, or none does.
 fn only_name<B>(request: &Request<B>) -> Option<&[u8]> {
     let authority = request.uri().authority().map(Authority::as_str);
-    let mut fields = request.headers().get_all(HOST).iter();
-    match (authority, fields.next(), fields.next()) {
-        (None, Some(field), None) => Some(field.as_bytes()),
+    let (first, second) = request.first_two(HOST);
+    match (authority, first, second) {
+        (None, Some(field), None) => Some(field),
         (Some(authority), None, None) if request.version() >= Version::HTTP_2 => {
             Some(authority.as_bytes())
         }
@@ -152,6 +153,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::router::host_of;
 
     fn request(version: Version, target: &str, hosts: &[&str]) -> Request<()> {
         let mut request = Request::new(());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Request, Version};
+use http::{HeaderValue, Version};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::connection_cache::ConnectionCache;
 use super::peer_facts::{FromPeer, PeerFacts};
 use crate::acme::AcmeStore;
+use crate::client::Request;
 use crate::config::ReadyWhen;
 use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
 use crate::flow::ClientBuffers;

@@ -11,7 +11,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::Response;
 use tokio::time::{Instant, sleep};
 
 use super::context::Arrival;
@@ -22,7 +21,7 @@ use super::wake_info::WakeInfo;
 use crate::backoff::Backoff;
 use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
-use crate::upstream::{ForwardError, Hop, Outgoing, Upstream, UpstreamBody};
+use crate::upstream::{ForwardError, Hop, InstanceResponse, Outgoing, Upstream, UpstreamBody};
 use crate::wake::{Endpoint, OpenConnection, Ready, Suspicion, WakeError};
 
 /// How often a request may break the connection that took it: it may be the request that kills the
@@ -236,7 +235,7 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
 impl Transport for Arc<Upstream> {
     type Stream = InstanceStream;
     type Request = Outgoing;
-    type Response = Response<UpstreamBody>;
+    type Response = InstanceResponse<UpstreamBody>;
 
     async fn send(
         &self,
@@ -245,7 +244,7 @@ impl Transport for Arc<Upstream> {
         given: Option<(InstanceStream, OpenConnection)>,
         request: &mut Outgoing,
         now: Instant,
-    ) -> Result<Response<UpstreamBody>, ForwardError> {
+    ) -> Result<InstanceResponse<UpstreamBody>, ForwardError> {
         Upstream::send(self, endpoint, hop, given, request, now).await
     }
 
@@ -253,7 +252,7 @@ impl Transport for Arc<Upstream> {
         request.may_repeat()
     }
 
-    fn status(&self, response: &Response<UpstreamBody>) -> u16 {
+    fn status(&self, response: &InstanceResponse<UpstreamBody>) -> u16 {
         response.status().as_u16()
     }
 }

@@ -21,6 +21,7 @@ use super::denied::{Denied, WakeDenied};
 use super::error::ProxyError;
 use super::page::{self, escape};
 use super::waiting::accepts_html;
+use crate::client::Request;
 use crate::names::RequestId;
 use crate::upstream::{Field, Fields, X_WAKEGATE_MISPLACED};
 
@@ -47,8 +48,16 @@ pub enum Audience {
 /// requests get none.
 #[derive(Debug)]
 pub struct Accept {
-    accept: Option<HeaderValue>,
-    content_type: Option<HeaderValue>,
+    accept: Option<Kept>,
+    content_type: Option<Kept>,
+}
+
+/// A value of a field.
+#[derive(Debug)]
+enum Kept {
+    Value(HeaderValue),
+    /// As it lies in its head.
+    Part(Bytes),
 }
 
 // === impl Audience ===
@@ -56,7 +65,7 @@ pub struct Accept {
 impl Audience {
     /// The reader, by what the request says of itself.
     pub fn of(accept: &Accept) -> Self {
-        let kind = accept.content_type.as_ref().map(HeaderValue::as_bytes);
+        let kind = accept.content_type.as_ref().map(Kept::as_bytes);
         match kind {
             Some(kind) if kind.starts_with(b"application/grpc") => Self::Grpc,
             _ if accept.accepts_html() => Self::Person,
@@ -68,32 +77,54 @@ impl Audience {
 // === impl Accept ===
 
 impl Accept {
-    /// The fields of a request; `fields` are those of `headers`.
-    pub fn of(headers: &HeaderMap, fields: Fields) -> Self {
-        let content_type = fields.has(Field::ContentType);
-        let content_type = content_type.then(|| headers.get(CONTENT_TYPE).cloned());
-        let accept = fields
-            .has(Field::Accept)
-            .then(|| one_list(headers, &ACCEPT));
+    /// The fields of a request, which has these `fields`.
+    pub fn of<B>(request: &Request<B>, fields: Fields) -> Self {
+        type Find<B> = fn(&Request<B>, &HeaderName) -> Option<HeaderValue>;
+        let kept = |field: Field, name: HeaderName, many: Find<B>| {
+            if !fields.has(field) {
+                return None;
+            }
+            let only = request.lines().and_then(|lines| lines.only(name.clone()));
+            match only {
+                Some(part) => Some(Kept::Part(part)),
+                None => many(request, &name).map(Kept::Value),
+            }
+        };
         Self {
-            accept: accept.flatten(),
-            content_type: content_type.flatten(),
+            accept: kept(Field::Accept, ACCEPT, one_list),
+            content_type: kept(Field::ContentType, CONTENT_TYPE, Request::field),
         }
     }
 
     fn accepts_html(&self) -> bool {
-        self.accept.as_ref().is_some_and(accepts_html)
+        match &self.accept {
+            Some(Kept::Value(accept)) => accepts_html(accept),
+            Some(Kept::Part(accept)) => {
+                let accept = HeaderValue::from_maybe_shared(accept.clone());
+                accept.is_ok_and(|accept| accepts_html(&accept))
+            }
+            None => false,
+        }
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Value(value) => value.as_bytes(),
+            Self::Part(part) => part,
+        }
     }
 }
 
 /// A list in several fields is one list (RFC 9110 §5.3).
-fn one_list(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
-    let all = headers.get_all(name);
-    let mut fields = all.iter();
-    if let (Some(only), None) = (fields.next(), fields.next()) {
-        return Some(only.clone());
+fn one_list<B>(request: &Request<B>, name: &HeaderName) -> Option<HeaderValue> {
+    if request.values(name.clone()).nth(1).is_none() {
+        return request.field(name);
     }
-    let list: Vec<&[u8]> = all.iter().map(HeaderValue::as_bytes).collect();
+    let list: Vec<&[u8]> = request.values(name.clone()).collect();
     HeaderValue::from_bytes(&list.join(&b", "[..])).ok()
 }
 

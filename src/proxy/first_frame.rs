@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, STRICT_TRANSPORT_SECURITY};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -35,7 +35,7 @@ use super::route::Target;
 use super::switching::{Offer, Switch};
 use super::transaction::{ExtraFields, Transaction};
 use super::tunnel_places::TunnelPlace;
-use crate::client::ClientUpgrade;
+use crate::client::{ClientUpgrade, Request};
 use crate::config::TunnelWake;
 use crate::flow::ClientBuffers;
 use crate::hold::Slot;

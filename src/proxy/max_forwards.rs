@@ -8,11 +8,12 @@ use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, MAX_FORWARDS, PROXY_AUTHORIZATION,
 };
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Response};
 use http_body_util::Full;
 use http1::{digits, line};
 
 use super::response_body::Content;
+use crate::client::Request;
 use crate::upstream::{Field, Fields};
 
 const SECRET: [HeaderName; 5] = [
@@ -77,11 +78,11 @@ mod tests {
     use super::*;
 
     fn left(method: &str, values: &[&str]) -> (bool, Vec<String>) {
-        let mut request = Request::builder().method(method);
+        let mut request = http::Request::builder().method(method);
         for value in values {
             request = request.header(MAX_FORWARDS, *value);
         }
-        let mut request = request.body(()).unwrap();
+        let mut request = Request::from(request.body(()).unwrap());
         let fields = Fields::of(request.headers());
         let answered = answer_last(&mut request, fields).is_some();
         let left = request.headers().get_all(MAX_FORWARDS).iter();

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use http::uri::Authority;
-use http::{Method, Request, Response, Uri};
+use http::{Method, Response, Uri};
 
 use super::context::{Arrival, RawKind, RequestContext};
 use super::dispatch::dispatch;
@@ -23,7 +23,7 @@ use super::response_body::Content;
 use super::route::Destination;
 use super::to_peer::found;
 use super::transaction::Transaction;
-use crate::client::{ClientRequest, ClientUpgrade};
+use crate::client::{ClientRequest, ClientUpgrade, Request};
 use crate::fleet::Place;
 use crate::flow::ClientBuffers;
 use crate::telemetry::known_code;

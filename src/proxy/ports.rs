@@ -4,11 +4,12 @@
 //! which is for the gateway alone.
 
 use http::header::SEC_WEBSOCKET_PROTOCOL;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::active_routes::ActiveRoute;
 use super::auth::take_subprotocol;
 use super::error::ProxyError;
+use crate::client::Request;
 use crate::config::{PORT, parse_port};
 
 /// The port of a request, or a connection, for this host, where nothing else says which.

@@ -19,10 +19,12 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN,
 };
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 
+use crate::client::Request;
 use crate::names::Hostname;
+use crate::upstream::InstanceResponse;
 use hypeman::InstanceId;
 
 /// The default of the Fetch standard.
@@ -74,14 +76,14 @@ struct Answers {
 impl Preflight {
     /// The preflight that a request is, if it is one.
     pub(super) fn of<B>(host: &Hostname, request: &Request<B>) -> Option<Self> {
-        let headers = request.headers();
         // With credentials it is no preflight (Fetch, CORS-preflight fetch).
         if *request.method() != Method::OPTIONS
-            || headers.contains_key(COOKIE)
-            || headers.contains_key(AUTHORIZATION)
+            || request.has(&COOKIE)
+            || request.has(&AUTHORIZATION)
         {
             return None;
         }
+        let headers = request.headers();
         Some(Self {
             host: host.clone(),
             target: request.uri().path_and_query()?.to_string(),
@@ -144,7 +146,7 @@ impl Preflights {
         &self,
         instance: &InstanceId,
         preflight: &Preflight,
-        response: &Response<B>,
+        response: &InstanceResponse<B>,
     ) {
         let headers = response.headers();
         if !response.status().is_success() || !headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
@@ -273,7 +275,7 @@ mod tests {
         instance("tz4a98xxat96iws9zmbrgj3a")
     }
 
-    fn answer(max_age: Option<&'static str>) -> Response<()> {
+    fn answer(max_age: Option<&'static str>) -> InstanceResponse<()> {
         let mut response = Response::new(());
         let headers = response.headers_mut();
         headers.insert(
@@ -284,7 +286,7 @@ mod tests {
         if let Some(age) = max_age {
             headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(age));
         }
-        response
+        response.into()
     }
 
     #[tokio::test(start_paused = true)]
@@ -315,7 +317,7 @@ mod tests {
         assert!(preflight("https://x", Some(COOKIE)).is_none());
         let preflights = Preflights::default();
         let preflight = preflight("https://x", None).unwrap();
-        preflights.remember(&app(), &preflight, &Response::new(()));
+        preflights.remember(&app(), &preflight, &Response::new(()).into());
         assert!(preflights.recall(&app(), &preflight).is_none());
     }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method};
 
 use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
@@ -15,10 +15,11 @@ use super::request_body::{buffered, gains_from_buffer};
 use super::request_log::RequestLog;
 use super::request_target::{adopt_authority, to_origin_form};
 use super::route::Target;
+use crate::client::Request;
 use crate::config::{AuthConfig, FieldNames, RouteConfig, ViaConfig};
 use crate::upstream::{
     Field, ForwardedFor, ForwardedHeaders, InterimSink, Outgoing, RequestBody, TrailerRules, edit,
-    has_bound_credentials, prepare_request, prepare_request_of_peer, remove_aliases,
+    has_bound_credentials, prepare_lines, prepare_request, prepare_request_of_peer, remove_aliases,
 };
 
 /// Makes the instance's request of the client's.
@@ -91,7 +92,11 @@ pub(super) fn fields_for_instance(
         certificate: arrival.certificate,
         via: (target.via != ViaConfig::Off).then(|| target.pseudonym.element(request.version())),
     };
-    let mut forwarded = prepare_request(request.headers_mut(), target.fields, &source);
+    let lines = request.lines_mut();
+    let mut forwarded = lines.and_then(|lines| prepare_lines(lines, target.fields, &source));
+    if forwarded.is_none() {
+        forwarded = prepare_request(request.headers_mut(), target.fields, &source);
+    }
     if let Some(trace) = &log.trace {
         trace.inject(request.headers_mut());
     }

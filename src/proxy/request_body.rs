@@ -4,18 +4,18 @@
 //! Guarantees: no more than the route's buffer is read, nor than its client may have in memory, and
 //! not beyond the request's deadline.
 
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Request};
+use http::header::CONTENT_TYPE;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::ProxyError;
+use crate::client::Request;
 use crate::config::{LimitsConfig, ServerConfig};
 use crate::upstream::{BodyError, Field, Fields, RequestBody};
 
 /// The slowest rate at which a body may come, in bytes a second: the route's, or else the server's.
 /// Streams of gRPC may be silent for long, where their route says nothing.
-pub(super) fn min_body_rate(
-    headers: &HeaderMap,
+pub(super) fn min_body_rate<B>(
+    request: &Request<B>,
     fields: Fields,
     server: &ServerConfig,
     route: &LimitsConfig,
@@ -23,8 +23,9 @@ pub(super) fn min_body_rate(
     if let Some(rate) = route.min_body_rate {
         return rate.0;
     }
-    let is_grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
-    match fields.has(Field::ContentType) && headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
+    let is_grpc = |kind: &[u8]| kind.starts_with(b"application/grpc");
+    match fields.has(Field::ContentType) && request.values(CONTENT_TYPE).next().is_some_and(is_grpc)
+    {
         true => 0,
         false => server.min_body_rate.0,
     }
@@ -41,9 +42,9 @@ pub(super) async fn buffered(
     limit: usize,
     deadline: Instant,
 ) -> Result<Request<RequestBody>, ProxyError> {
-    let (parts, body) = request.into_parts();
-    match timeout_at(deadline, body.buffer(limit, &parts.extensions)).await {
-        Ok(Ok(body)) => Ok(Request::from_parts(parts, body)),
+    let (head, body) = request.split();
+    match timeout_at(deadline, body.buffer(limit, head.extensions())).await {
+        Ok(Ok(body)) => Ok(head.map(|()| body)),
         Ok(Err(BodyError::Client(_))) => Err(ProxyError::BodyBroke),
         Ok(Err(BodyError::TooSlow)) | Err(_) => Err(ProxyError::BodyTooSlow),
     }

@@ -5,15 +5,15 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-
+use crate::client::Request;
 use crate::upstream::{Field, Fields};
 
 /// The shortest of what the route allows and what the client asks for.
-pub(super) fn client_timeout(route: Duration, headers: &HeaderMap, fields: Fields) -> Duration {
+pub(super) fn client_timeout<B>(route: Duration, request: &Request<B>, fields: Fields) -> Duration {
     if !fields.has(Field::GrpcTimeout) && !fields.has(Field::Prefer) {
         return route;
     }
+    let headers = request.headers();
     let grpc = headers
         .get("grpc-timeout")
         .and_then(|value| grpc_timeout(value.to_str().ok()?));
@@ -77,11 +77,12 @@ mod tests {
             ("prefer", "wait=100", route),
             ("prefer", "wait=soon", route),
         ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, HeaderValue::from_static(value));
-            let fields = Fields::of(&headers);
+            let mut request = Request::new(());
+            let value_of_field = HeaderValue::from_static(value);
+            request.headers_mut().insert(name, value_of_field);
+            let fields = Fields::of(request.headers());
             assert_eq!(
-                client_timeout(route, &headers, fields),
+                client_timeout(route, &request, fields),
                 expected,
                 "{name}: {value}"
             );

@@ -5,9 +5,10 @@
 
 use http::header::{HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
-use http::{Method, Request, Uri, Version};
+use http::{Method, Uri, Version};
 
 use super::error::ProxyError;
+use crate::client::Request;
 use crate::router::after_prefix;
 
 /// The path that a route is found by. `*` is of OPTIONS alone and means the whole server (RFC 9110

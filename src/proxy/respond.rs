@@ -31,8 +31,9 @@ use crate::client::ClientUpgrade;
 use crate::config::{TunnelConfig, ViaConfig};
 use crate::hold::Slot;
 use crate::upstream::{
-    Carried, EventStream, Field, Fields, ForwardError, TrailerRules, TunnelRules, UpstreamBody,
-    X_REQUEST_ID, edit, event_stream, prepare_response, tunnel,
+    Carried, EventStream, Field, Fields, ForwardError, InstanceResponse, TrailerRules, TunnelRules,
+    UpstreamBody, X_REQUEST_ID, edit, event_stream, prepare_response, prepare_response_lines,
+    tunnel,
 };
 use crate::wake::{Endpoint, Instance};
 use hypeman::{ControlPlane, GoDuration};
@@ -66,7 +67,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// Makes the client's response of the instance's.
     pub(super) fn respond(
         &self,
-        sent: Sent<Response<UpstreamBody>>,
+        sent: Sent<InstanceResponse<UpstreamBody>>,
         mut target: Target,
         arrival: &Arrival<'_>,
         (instance, park): (&Arc<Instance>, Option<Box<Parking<P>>>),
@@ -77,7 +78,7 @@ impl<P: ControlPlane> Gateway<P> {
             endpoint,
             slot,
         } = sent;
-        let fields = Fields::of(response.headers());
+        let fields = Fields::of_response(&response);
         if fields.has(Field::XWakegateHold)
             && let Some(until) = self.hold_until(response.headers_mut())
         {
@@ -101,7 +102,7 @@ impl<P: ControlPlane> Gateway<P> {
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         prepare_response(headers, fields, is_switching);
-        remove_own(headers, fields);
+        remove_own(&mut response, fields);
         let tunnel_config = &target.destination.route.config().tunnel;
         let tunnel = (tunnel_config, target.tunnel_place.take());
         let may_park = park.is_some();
@@ -120,18 +121,18 @@ impl<P: ControlPlane> Gateway<P> {
     /// own; whether the node may park what has switched.
     pub(super) fn finish_response(
         &self,
-        response: Response<UpstreamBody>,
+        response: InstanceResponse<UpstreamBody>,
         target: Target,
         may_park: bool,
     ) -> Result<Response<Content>, ProxyError> {
-        let fields = Fields::of(response.headers());
+        let fields = Fields::of_response(&response);
         self.finish(response, fields, target, (Origin::Peer(may_park), None))
     }
 
     /// The client's response, by the rules of its route.
     fn finish(
         &self,
-        mut response: Response<UpstreamBody>,
+        mut response: InstanceResponse<UpstreamBody>,
         fields: Fields,
         target: Target,
         from: (Origin, Option<Box<Parking<P>>>),
@@ -145,12 +146,16 @@ impl<P: ControlPlane> Gateway<P> {
         let config = target.destination.route.config();
         let forwarding = &config.forwarding;
         response.body_mut().obey(TrailerRules::of_response(config));
-        let headers = response.headers_mut();
-        prepare_response(headers, fields, is_switching);
-        edit(headers, &forwarding.response_headers);
+        let lines = response.lines_mut();
+        if !lines.is_some_and(|lines| prepare_response_lines(lines, fields, is_switching)) {
+            prepare_response(response.headers_mut(), fields, is_switching);
+        }
+        if !forwarding.response_headers.is_empty() {
+            edit(response.headers_mut(), &forwarding.response_headers);
+        }
         if let (Some(subprotocol), HandOver::Tunnel(_)) = (subprotocol, &hand_over) {
             // A browser that has offered some gives up where none is picked.
-            let picked = headers.entry(SEC_WEBSOCKET_PROTOCOL);
+            let picked = response.headers_mut().entry(SEC_WEBSOCKET_PROTOCOL);
             picked.or_insert(subprotocol);
         }
         if target.via == ViaConfig::Both {
@@ -159,15 +164,17 @@ impl<P: ControlPlane> Gateway<P> {
                 true => Version::HTTP_2,
                 false => Version::HTTP_11,
             };
-            target.pseudonym.element(received).append_to(headers);
+            let element = target.pseudonym.element(received);
+            element.append_to(response.headers_mut());
         }
         if let Some(age) = forwarding.hsts.filter(|_| target.is_secure) {
+            let headers = response.headers_mut();
             headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
         }
         if self.parts.response.load().wake_header {
-            remove_own(headers, fields);
+            remove_own(&mut response, fields);
         } else if fields.has(Field::XRequestId) {
-            headers.remove(X_REQUEST_ID);
+            response.remove(&X_REQUEST_ID);
         }
         Ok(hand_over.content_of(response))
     }
@@ -177,7 +184,7 @@ impl<P: ControlPlane> Gateway<P> {
     fn switch(
         &self,
         switch: Option<Switch>,
-        response: &mut Response<UpstreamBody>,
+        response: &mut InstanceResponse<UpstreamBody>,
         (origin, park): (Origin, Option<Box<Parking<P>>>),
         (config, place): (&TunnelConfig, Option<TunnelPlace>),
     ) -> Result<HandOver, ProxyError> {
@@ -272,7 +279,7 @@ impl<P: ControlPlane> Gateway<P> {
 }
 
 /// Whether a response is a stream of events, of which the gateway may say a comment.
-pub(super) fn is_event_stream<B>(response: &Response<B>) -> bool {
+pub(super) fn is_event_stream<B>(response: &InstanceResponse<B>) -> bool {
     let headers = response.headers();
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let kind = kind.and_then(|kind| kind.split(|byte| *byte == b';').next());
@@ -281,21 +288,29 @@ pub(super) fn is_event_stream<B>(response: &Response<B>) -> bool {
 }
 
 /// Takes away what the gateway says itself.
-fn remove_own(headers: &mut HeaderMap, fields: Fields) {
+fn remove_own<B>(response: &mut InstanceResponse<B>, fields: Fields) {
     if fields.has(Field::XRequestId) {
-        headers.remove(X_REQUEST_ID);
+        response.remove(&X_REQUEST_ID);
     }
     if fields.has(Field::XWakegateWake) {
-        headers.remove(X_WAKEGATE_WAKE);
+        response.remove(&X_WAKEGATE_WAKE);
     }
 }
 
 // === impl HandOver ===
 
 impl HandOver {
-    fn content_of(self, response: Response<UpstreamBody>) -> Response<Content> {
-        response.map(|body| match self {
-            Self::Response(slot) => Content::Upstream { body, _slot: slot },
+    fn content_of(self, mut response: InstanceResponse<UpstreamBody>) -> Response<Content> {
+        if !matches!(self, Self::Response(_)) {
+            // All of its fields are the head's.
+            response.headers_mut();
+        }
+        response.pass(|body, lines| match self {
+            Self::Response(slot) => Content::Upstream {
+                body,
+                lines,
+                _slot: slot,
+            },
             Self::Events(events) => Content::Events(events),
             Self::Tunnel(transaction) => Content::Switching(transaction),
         })

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use http_body_util::Full;
+use http1::FieldLines;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
@@ -29,6 +30,8 @@ pub(super) enum Content {
     /// The instance's; the request is at the instance for as long as it lives.
     Upstream {
         body: UpstreamBody,
+        /// Those fields of its head that are still the lines that they came in.
+        lines: Option<FieldLines>,
         /// Another host's instance has its places there.
         _slot: Option<Slot>,
     },
@@ -80,6 +83,17 @@ impl GatewayBody {
     pub fn read_at_once(&mut self, bytes: usize) {
         if let Content::Upstream { body, .. } = &mut self.content {
             body.read_at_once(bytes);
+        }
+    }
+
+    /// Takes the fields of the response that are still lines of its instance's head: they are not among
+    /// those of its head here.
+    pub fn take_lines(&mut self) -> Option<FieldLines> {
+        match &mut self.content {
+            Content::Upstream { lines, .. } => lines.take(),
+            Content::Events(_) | Content::Switching(_) | Content::Own(_) | Content::Status(_) => {
+                None
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Uri};
+use http::Uri;
 use tokio::time::Instant;
 
 use super::active_routes::{ActiveRoute, RouteState, tls_of};
@@ -31,7 +31,7 @@ use super::request_log::RequestLog;
 use super::request_target::{path_behind, routed_path};
 use super::switching::Switch;
 use super::tunnel_places::TunnelPlace;
-use crate::client::ClientBody;
+use crate::client::{ClientBody, Request};
 use crate::config::ViaConfig;
 use crate::instance_tls::TlsHop;
 use crate::names::{Hostname, PlaneIndex};
@@ -121,7 +121,7 @@ impl<P: ControlPlane> Gateway<P> {
             Some(_) => Switch::of_peer(&mut request)?,
         };
         if switch.is_some() {
-            fields = Fields::of(request.headers());
+            fields = Fields::of_request(&request);
         }
         let server = self.parts.server.load();
         let is_trusted = facts.is_some() || server.trusts(peer);
@@ -144,7 +144,7 @@ impl<P: ControlPlane> Gateway<P> {
             // The gateway alone calls it.
             return Err(RouteError::NoRoute.into());
         }
-        let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
+        let rate = min_body_rate(&request, fields, &server, &config.limits);
         let request = request.map(|body| RequestBody::new(body, rate));
         log.body_stats = request.body().body_stats();
         let forwarding = &config.forwarding;
@@ -167,7 +167,7 @@ impl<P: ControlPlane> Gateway<P> {
             return Err(ProxyError::ForwardLoop);
         }
         let timeout = self.timeout_of(&route, arrival);
-        let timeout = client_timeout(timeout, request.headers(), fields);
+        let timeout = client_timeout(timeout, &request, fields);
         let preflight = match config.admission.preset {
             Some(_) => Preflight::of(&host.host, &request).map(Box::new),
             None => None,

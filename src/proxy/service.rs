@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::header::{
     ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SET_COOKIE, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 
 use super::admit::Admittance;
@@ -32,7 +32,7 @@ use super::response_body::{Content, GatewayBody};
 use super::to_peer::Passed;
 use super::transaction::Transaction;
 use super::wake_service;
-use crate::client::{ClientBody, ClientRequest, Refusal, RefusalReason};
+use crate::client::{ClientBody, ClientRequest, Refusal, RefusalReason, Request};
 use crate::flow::ClientBuffers;
 use crate::names::RequestId;
 use crate::telemetry::trace_id_of;
@@ -56,10 +56,10 @@ impl<P: ControlPlane> Gateway<P> {
             true => wake_service::ask_for(&mut request),
             false => Ok(()),
         };
-        let fields = Fields::of(request.headers());
+        let fields = Fields::of_request(&request);
         let from = (arrival.client.ip(), arrival.facts());
         let mut transaction = Box::new(self.begin(&request, fields, from));
-        let accept = Accept::of(request.headers(), fields);
+        let accept = Accept::of(&request, fields);
         let raw = arrival.facts().and_then(|facts| facts.raw);
         let result = match take_from_peer(arrival, &mut transaction).and(asked_for) {
             Ok(()) if raw.is_some() => {
@@ -95,11 +95,11 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(accept) = refusal.accept {
             request.headers_mut().insert(ACCEPT, accept);
         }
-        let fields = Fields::of(request.headers());
+        let fields = Fields::of_request(&request);
         let mut transaction = Box::new(self.begin(&request, fields, (peer, None)));
         transaction.log.target = refusal.target;
         transaction.log.no_path = UNKNOWN;
-        let accept = Accept::of(request.headers(), fields);
+        let accept = Accept::of(&request, fields);
         let mut response = refuse(&refusal.reason.into(), &accept, &mut transaction);
         if is_of_member {
             say_that_it_is_own(&mut response, &transaction);
@@ -248,7 +248,6 @@ impl<P: ControlPlane> Gateway<P> {
         fields: Fields,
         (peer, facts): (IpAddr, Option<&PeerFacts>),
     ) -> Transaction {
-        let headers = request.headers();
         let (client, is_trusted) = if let Some(facts) = facts {
             (facts.named, true)
         } else {
@@ -256,14 +255,15 @@ impl<P: ControlPlane> Gateway<P> {
             let is_trusted = server.trusts(peer);
             let is_named = fields.has(Field::XForwardedFor) || fields.has(Field::Forwarded);
             let client = match is_trusted && is_named {
-                true => named_client(peer, headers, |address| server.trusts(address)),
+                true => named_client(peer, request.headers(), |address| server.trusts(address)),
                 false => peer,
             };
             (client, is_trusted)
         };
-        let one = |field, name| fields.has(field).then(|| headers.get(name)).flatten();
-        let request_id = RequestId::adopt_or_generate(one(Field::XRequestId, X_REQUEST_ID));
-        let user_agent = one(Field::UserAgent, USER_AGENT).cloned();
+        let one = |field, name| fields.has(field).then(|| request.field(&name)).flatten();
+        let request_id =
+            RequestId::adopt_or_generate(one(Field::XRequestId, X_REQUEST_ID).as_ref());
+        let user_agent = one(Field::UserAgent, USER_AGENT);
         let from = (peer, client);
         let kind = match facts.and_then(|facts| facts.raw) {
             None => Kind::Request,
@@ -274,10 +274,10 @@ impl<P: ControlPlane> Gateway<P> {
         let log = &mut transaction.log;
         log.method = request.method().clone();
         log.target = request.uri().path_and_query().cloned();
-        log.trace = self.parts.tracer.begin(headers, is_trusted);
+        log.trace = self.parts.tracer.begin(|| request.headers(), is_trusted);
         log.trace_id = match &log.trace {
             Some(trace) => Some(trace.trace_id()),
-            None if fields.has(Field::TraceParent) => trace_id_of(headers),
+            None if fields.has(Field::TraceParent) => trace_id_of(request.headers()),
             None => None,
         };
         transaction

@@ -12,12 +12,12 @@ use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::error::ProxyError;
 use super::peer_facts;
-use crate::client::ClientUpgrade;
-use crate::upstream::{Field, Fields, is_upgrade, upgrade_token};
+use crate::client::{ClientUpgrade, Request};
+use crate::upstream::{Field, Fields, InstanceResponse, is_upgrade, upgrade_token};
 
 const WEBSOCKET: &[u8] = b"websocket";
 /// What makes an accept key of a key (RFC 6455 §1.3).
@@ -201,7 +201,7 @@ impl Offer {
     /// an extension.
     pub(super) fn agreed_as<B>(
         &self,
-        response: &mut Response<B>,
+        response: &mut InstanceResponse<B>,
         subprotocol: Option<&HeaderValue>,
     ) -> Result<bool, ProxyError> {
         if !self.agreed(response)? {
@@ -218,7 +218,7 @@ impl Offer {
 
     /// Whether the instance has switched, and then only as it was asked to. What the client hears
     /// of it is put into `response`.
-    pub(super) fn agreed<B>(&self, response: &mut Response<B>) -> Result<bool, ProxyError> {
+    pub(super) fn agreed<B>(&self, response: &mut InstanceResponse<B>) -> Result<bool, ProxyError> {
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if self.is_of_peer && !is_switch && response.status().is_success() {
             // Over HTTP/2 it would say that the stream has switched.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE as UPGRADE_FIELD};
 use http::uri::{Authority, Parts as UriParts, Scheme};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Response, StatusCode, Uri};
 
 use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
@@ -24,6 +24,7 @@ use super::response_body::{Content, X_WAKEGATE_WAKE};
 use super::route::{Destination, Target};
 use super::transaction::ExtraFields;
 use super::wake_info::WakeInfo;
+use crate::client::Request;
 use crate::fleet::{Claim, Place};
 use crate::telemetry::{PeerOutcome, WakeKind, known_code};
 use crate::upstream::{
@@ -181,10 +182,14 @@ impl<P: ControlPlane> Gateway<P> {
             let misplaced = misplaced.filter(|_| arrival.from_peer.is_some());
             headers.extend(misplaced.map(|value| (X_WAKEGATE_MISPLACED, value)));
             headers.remove(X_REQUEST_ID);
-            return Ok(response.map(|body| Content::Upstream { body, _slot: None }));
+            return Ok(response.map(|body| Content::Upstream {
+                body,
+                lines: None,
+                _slot: None,
+            }));
         }
         let may_park = peer_facts::take_parks(headers);
-        self.finish_response(response, target, may_park)
+        self.finish_response(response.into(), target, may_park)
     }
 }
 

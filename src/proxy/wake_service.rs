@@ -13,7 +13,7 @@ use http::header::{
     ACCEPT, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Method, Response, Uri};
 use http_body_util::Full;
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ use super::error::ProxyError;
 use super::pending_request::{Admitted, PendingRequest};
 use super::response_body::Content;
 use super::wake_info::WakeInfo;
-use crate::client::ClientBody;
+use crate::client::{ClientBody, Request};
 use crate::config::Protocol;
 use crate::instance_tls::InstanceStream;
 use crate::router::AuthorityError;

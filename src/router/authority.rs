@@ -6,7 +6,7 @@
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, Uri, Version};
+use http::{HeaderMap, HeaderValue, Uri, Version};
 
 use crate::names::{Hostname, HostnameError};
 
@@ -36,7 +36,16 @@ pub fn host_of(
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<Hostname, AuthorityError> {
-    let mut fields = headers.get_all(HOST).iter();
+    let fields = headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+    host_named(version, uri, fields)
+}
+
+/// The same of a request with these `Host` fields.
+pub fn host_named<'h>(
+    version: Version,
+    uri: &Uri,
+    mut fields: impl Iterator<Item = &'h [u8]>,
+) -> Result<Hostname, AuthorityError> {
     let field = fields.next();
     if fields.next().is_some() {
         return Err(AuthorityError::Repeated);
@@ -45,7 +54,7 @@ pub fn host_of(
         return Err(AuthorityError::Missing);
     }
     // The field must be valid even where the target wins.
-    let from_field = field.map(|field| parse(field.as_bytes())).transpose()?;
+    let from_field = field.map(parse).transpose()?;
     let from_target = uri
         .authority()
         .map(|authority| parse(authority.as_str().as_bytes()))

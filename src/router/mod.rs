@@ -16,7 +16,7 @@ mod route;
 mod shape;
 mod table;
 
-pub use authority::{AuthorityError, host_of};
+pub use authority::{AuthorityError, host_named, host_of};
 pub use change::RouteChange;
 pub use ingress::Declared;
 pub use path_readings::{

@@ -175,11 +175,15 @@ impl Tracer {
 
     /// A request's span; `is_trusted` says whether its client may decide what is recorded. `None`
     /// when nothing is traced.
-    pub fn begin(&self, headers: &HeaderMap, is_trusted: bool) -> Option<Trace> {
+    pub fn begin<'h>(
+        &self,
+        headers: impl FnOnce() -> &'h HeaderMap,
+        is_trusted: bool,
+    ) -> Option<Trace> {
         let tracer = self.0.as_ref()?;
         let mut parent = tracer
             .propagator
-            .extract_with_context(&Context::new(), &HeaderExtractor(headers));
+            .extract_with_context(&Context::new(), &HeaderExtractor(headers()));
         // A stranger chooses the trace's id, too, so that the choice must not depend on it.
         if !is_trusted && parent.span().span_context().is_sampled() && !tracer.is_chosen() {
             parent = unsampled(&parent);

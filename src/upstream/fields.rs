@@ -5,8 +5,11 @@
 //! others.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use http1::FieldLines;
 
 use super::guarded::{is_alias, is_foreign_forwarding, is_of_peers};
+use super::response::InstanceResponse;
+use crate::client::Request;
 
 /// The set of fields that a message has, and the length of its head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,9 +67,42 @@ impl Fields {
         fields
     }
 
+    /// Those of a request.
+    pub fn of_request<B>(request: &Request<B>) -> Self {
+        match request.lines() {
+            Some(lines) => Self::of_lines(lines),
+            None => Self::of(request.headers()),
+        }
+    }
+
+    /// Those of a response.
+    pub fn of_response<B>(response: &InstanceResponse<B>) -> Self {
+        match response.lines() {
+            Some(lines) => Self::of_lines(lines),
+            None => Self::of(response.headers()),
+        }
+    }
+
+    fn of_lines(lines: &FieldLines) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in lines.iter() {
+            fields.count(name, value);
+        }
+        fields
+    }
+
+    /// Whether the message has none but these.
+    pub(super) fn has_only(self, known: &[Field]) -> bool {
+        let known = known.iter().fold(0, |all, field| all | field.bit());
+        self.present & !known == 0
+    }
+
     /// Adds one field.
     pub(super) fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let name = name.as_str();
+        self.count(name.as_str().as_bytes(), value.as_bytes());
+    }
+
+    fn count(&mut self, name: &[u8], value: &[u8]) {
         // What stands between name and value, and at the end.
         self.bytes += name.len() + value.len() + 4;
         if let Some(field) = Field::named(name) {
@@ -110,52 +146,58 @@ pub(super) fn append(headers: &mut HeaderMap, name: HeaderName, element: &Header
 // === impl Field ===
 
 impl Field {
-    fn bit(self) -> u32 {
+    const fn bit(self) -> u32 {
         1 << self as u8
     }
 
-    fn named(name: &str) -> Option<Self> {
+    fn named(name: &[u8]) -> Option<Self> {
         // By length first: most names end here.
         Some(match (name.len(), name) {
-            (2, "te") => Self::Te,
-            (3, "via") => Self::Via,
-            (6, "accept") => Self::Accept,
-            (6, "cookie") => Self::Cookie,
-            (6, "expect") => Self::Expect,
-            (6, "prefer") => Self::Prefer,
-            (7, "upgrade") => Self::Upgrade,
-            (9, "forwarded") => Self::Forwarded,
-            (10, "connection") => Self::Connection,
-            (10, "keep-alive")
-            | (14, "http2-settings")
-            | (16, "proxy-connection")
-            | (18, "proxy-authenticate")
-            | (19, "proxy-authorization")
-            | (25, "proxy-authentication-info") => Self::OfThisHop,
-            (10, "user-agent") => Self::UserAgent,
-            (11, "client-cert") | (17, "client-cert-chain") => Self::ClientCert,
-            (11, "traceparent") => Self::TraceParent,
-            (12, "content-type") => Self::ContentType,
-            (12, "grpc-timeout") => Self::GrpcTimeout,
-            (12, "max-forwards") => Self::MaxForwards,
-            (12, "x-request-id") => Self::XRequestId,
-            (13, "authorization") => Self::Authorization,
-            (15, "x-wakegate-hold") => Self::XWakegateHold,
-            (15, "x-wakegate-wake") => Self::XWakegateWake,
-            (15, "x-forwarded-for") => Self::XForwardedFor,
-            (16, "x-forwarded-host") => Self::XForwardedHost,
-            (17, "transfer-encoding") => Self::TransferEncoding,
-            (17, "x-forwarded-proto") => Self::XForwardedProto,
+            (2, b"te") => Self::Te,
+            (3, b"via") => Self::Via,
+            (6, b"accept") => Self::Accept,
+            (6, b"cookie") => Self::Cookie,
+            (6, b"expect") => Self::Expect,
+            (6, b"prefer") => Self::Prefer,
+            (7, b"upgrade") => Self::Upgrade,
+            (9, b"forwarded") => Self::Forwarded,
+            (10, b"connection") => Self::Connection,
+            (10, b"keep-alive")
+            | (14, b"http2-settings")
+            | (16, b"proxy-connection")
+            | (18, b"proxy-authenticate")
+            | (19, b"proxy-authorization")
+            | (25, b"proxy-authentication-info") => Self::OfThisHop,
+            (10, b"user-agent") => Self::UserAgent,
+            (11, b"client-cert") | (17, b"client-cert-chain") => Self::ClientCert,
+            (11, b"traceparent") => Self::TraceParent,
+            (12, b"content-type") => Self::ContentType,
+            (12, b"grpc-timeout") => Self::GrpcTimeout,
+            (12, b"max-forwards") => Self::MaxForwards,
+            (12, b"x-request-id") => Self::XRequestId,
+            (13, b"authorization") => Self::Authorization,
+            (15, b"x-wakegate-hold") => Self::XWakegateHold,
+            (15, b"x-wakegate-wake") => Self::XWakegateWake,
+            (15, b"x-forwarded-for") => Self::XForwardedFor,
+            (16, b"x-forwarded-host") => Self::XForwardedHost,
+            (17, b"transfer-encoding") => Self::TransferEncoding,
+            (17, b"x-forwarded-proto") => Self::XForwardedProto,
             _ => return Self::guarded(name),
         })
     }
 
     /// A field that only the guard of names is interested in. Few names begin with these letters.
-    fn guarded(name: &str) -> Option<Self> {
-        match name.as_bytes().first()? {
+    fn guarded(name: &[u8]) -> Option<Self> {
+        let first = name.first()?;
+        if !matches!(first, b'c' | b'h' | b'k' | b'm' | b'p' | b't' | b'x') {
+            return None;
+        }
+        // Names are ASCII.
+        let name = str::from_utf8(name).ok()?;
+        match first {
             b'x' if is_foreign_forwarding(name) => Some(Self::ForeignForwarding),
             b'x' if is_of_peers(name) => Some(Self::OfPeers),
-            b'c' | b'h' | b'k' | b'm' | b'p' | b't' | b'x' if is_alias(name) => Some(Self::Alias),
+            _ if is_alias(name) => Some(Self::Alias),
             _ => None,
         }
     }

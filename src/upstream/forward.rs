@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, StatusCode};
 use http1::HeadLimits;
 use hyper::rt::Executor as _;
 use tokio::io::AsyncWriteExt as _;
@@ -30,6 +30,7 @@ use super::leased_stream::LeasedStream;
 use super::outgoing::Outgoing;
 use super::pool::{Pool, PoolLimits, Pools, PortPools, SecurePools};
 use super::request_body::{BodyFailure, RequestBody};
+use super::response::InstanceResponse;
 use super::response_body::UpstreamBody;
 use crate::config::UpstreamConfig;
 use crate::descriptors;
@@ -202,7 +203,7 @@ impl Upstream {
         given: Option<(InstanceStream, OpenConnection)>,
         request: &mut Outgoing,
         now: Instant,
-    ) -> Result<Response<UpstreamBody>, ForwardError> {
+    ) -> Result<InstanceResponse<UpstreamBody>, ForwardError> {
         // Servers that speak HTTP/2 take HTTP/1.1's upgrades at the same port.
         let is_h2 = hop.protocol.is_h2() && !request.is_upgrade();
         let tls = hop.tls.as_ref().map(|tls| match is_h2 {
@@ -222,7 +223,7 @@ impl Upstream {
         let whole = request.give();
         // In a box: most requests need none of it.
         let sent = Box::pin(self.send_h2(endpoint, hop, given, &pool, whole)).await;
-        sent.map_err(|Unanswered(error, unsent)| {
+        sent.map(Into::into).map_err(|Unanswered(error, unsent)| {
             if let Some(unsent) = unsent {
                 request.give_back(*unsent);
             }
@@ -239,7 +240,7 @@ impl Upstream {
         pool: &Arc<Pool>,
         request: &mut Outgoing,
         mut now: Instant,
-    ) -> Result<Response<UpstreamBody>, ForwardError> {
+    ) -> Result<InstanceResponse<UpstreamBody>, ForwardError> {
         let pooled = !hop.is_personal();
         let (response_timeout, read_timeout) = {
             let config = self.config.load();
@@ -271,16 +272,18 @@ impl Upstream {
             let mut sending = request.begin_sending(connection.take_spare());
             connection.begin(now, response_timeout);
             let answered = {
-                let method = &request.head.method;
+                let method = request.head.method();
                 let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
-                let client = || request.head.extensions.get::<ClientBuffers>().cloned();
+                let client = || request.head.extensions().get::<ClientBuffers>().cloned();
                 poll_fn(|cx| connection.poll_head(&mut sending, method, &interim, &client, cx))
                     .await
             };
             match answered {
                 Ok(head) => {
-                    let (status, fields) = (head.response.status(), head.response.headers());
-                    if request.has_bound_credentials() || is_bound_challenge(status, fields) {
+                    let response = &head.response;
+                    let is_challenge = response.status() == StatusCode::UNAUTHORIZED
+                        && is_bound_challenge(response.status(), response.headers());
+                    if request.has_bound_credentials() || is_challenge {
                         connection.owner = request.client();
                     }
                     let body =

@@ -12,6 +12,8 @@ use http::header::{
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
+use http1::{FieldLines, options};
+
 use super::fields::{Field, Fields, tokens};
 use super::forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
 use super::guarded::{is_alias, is_alias_of, is_foreign_forwarding, is_of_peers};
@@ -44,6 +46,21 @@ const HOP_BY_HOP: [(Field, HeaderName); 9] = [
 ];
 /// The options of `Connection` that are about the connection itself, and are no names of fields.
 const OPTIONS: [&str; 3] = ["close", "keep-alive", "upgrade"];
+/// The fields that need nothing but to be left out, or nothing at all.
+const PASSING: [Field; 12] = [
+    Field::Accept,
+    Field::Authorization,
+    Field::Connection,
+    Field::ContentType,
+    Field::Cookie,
+    Field::GrpcTimeout,
+    Field::MaxForwards,
+    Field::OfThisHop,
+    Field::Prefer,
+    Field::TraceParent,
+    Field::UserAgent,
+    Field::XWakegateWake,
+];
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 
@@ -233,6 +250,36 @@ pub fn prepare_request(
     None
 }
 
+/// Makes the lines of a request those that an instance is sent, if that takes no more than to leave some
+/// out; `fields` are theirs. The forwarding fields are returned; `None` where a map is needed.
+pub fn prepare_lines(
+    lines: &mut FieldLines,
+    fields: Fields,
+    from: &ForwardedFor<'_>,
+) -> Option<ForwardedHeaders> {
+    let is_simple = fields.has_only(&PASSING)
+        && from.certificate.is_none()
+        && lines.values(HOST).next().is_some()
+        && !(fields.has(Field::Cookie) && lines.values(COOKIE).nth(1).is_some())
+        && (!fields.has(Field::Connection) || lines.values(CONNECTION).all(has_only_options));
+    if !is_simple {
+        return None;
+    }
+    if fields.has(Field::Connection) || fields.has(Field::OfThisHop) {
+        leave_out_hop_by_hop(lines);
+    }
+    let (forwarded, request_id) = (from.forwarded, from.request_id);
+    Some(ForwardedHeaders::new(forwarded, request_id, from.via))
+}
+
+/// Whether a `Connection` names no field.
+fn has_only_options(value: &[u8]) -> bool {
+    options(value).all(|token| {
+        let mut known = OPTIONS.iter();
+        known.any(|one| token.eq_ignore_ascii_case(one.as_bytes()))
+    })
+}
+
 /// Applies a route's rules to a message's fields: rename, remove, set, add, in this order.
 pub fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
     for Rename { from, to } in &edits.rename {
@@ -269,6 +316,37 @@ pub fn prepare_response(headers: &mut HeaderMap, fields: Fields, switching: bool
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, token);
     }
+}
+
+/// The same where the fields are still lines, and it takes no more than to leave some out; whether that is
+/// so.
+pub fn prepare_response_lines(lines: &mut FieldLines, fields: Fields, switching: bool) -> bool {
+    let (has_options, is_chunked) = (
+        fields.has(Field::Connection),
+        fields.has(Field::TransferEncoding),
+    );
+    if switching
+        || fields.has(Field::OfPeers)
+        || fields.has(Field::Upgrade)
+        || has_options && !lines.values(CONNECTION).all(has_only_options)
+    {
+        return false;
+    }
+    if has_options || is_chunked || fields.has(Field::OfThisHop) || fields.has(Field::Te) {
+        leave_out_hop_by_hop(lines);
+    }
+    if is_chunked {
+        lines.leave_out(|name| name == CONTENT_LENGTH.as_str().as_bytes());
+    }
+    true
+}
+
+fn leave_out_hop_by_hop(lines: &mut FieldLines) {
+    lines.leave_out(|name| {
+        HOP_BY_HOP
+            .iter()
+            .any(|(_, own)| own.as_str().as_bytes() == name)
+    });
 }
 
 /// Makes an interim response's fields those that a client is sent. It has no content, so nothing

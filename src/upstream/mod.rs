@@ -38,6 +38,7 @@ mod read_timeout;
 mod relay;
 mod replay;
 mod request_body;
+mod response;
 mod response_body;
 mod response_clock;
 mod timed_body;
@@ -57,8 +58,9 @@ pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
 pub use guarded::{X_WAKEGATE_HOPS, X_WAKEGATE_MISPLACED, X_WAKEGATE_PARKED, is_of_peers};
 pub use h1_body::BrokenBody;
 pub use headers::{
-    ForwardedFor, edit, is_upgrade, prepare_interim, prepare_request, prepare_request_of_peer,
-    prepare_response, remove_aliases, upgrade_token,
+    ForwardedFor, edit, is_upgrade, prepare_interim, prepare_lines, prepare_request,
+    prepare_request_of_peer, prepare_response, prepare_response_lines, remove_aliases,
+    upgrade_token,
 };
 pub use hop::Hop;
 pub use http1::{ChunkError, InterimSink};
@@ -72,6 +74,7 @@ pub use peer::{PeerError, PeerRequest, Peers};
 pub use peer_body::PeerStream;
 pub use proxy_protocol::ProxyHeader;
 pub use request_body::{BodyError, BodyFailure, BodyStats, RequestBody};
+pub use response::InstanceResponse;
 pub use response_body::{ResponseError, UpstreamBody};
 pub use trailers::TrailerRules;
 pub use tunnel::{TunnelFarewell, TunnelStream, parkable_tunnel, tunnel};

@@ -4,13 +4,12 @@
 //! certain that it need not be sent again; a request that may not arrive twice is sent once.
 
 use std::fmt;
-use std::mem::{replace, take};
+use std::mem::take;
 
 use http::header::CONTENT_LENGTH;
-use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, StatusCode};
-use http1::{BodyLength, InterimSink, write_request};
+use http::{HeaderMap, StatusCode};
+use http1::{BodyLength, InterimSink, write_request, write_request_lines};
 use hyper::body::Body as _;
 
 use super::bound_auth::ClientConnection;
@@ -20,13 +19,13 @@ use super::h1::Sending;
 use super::headers::prepare_interim;
 use super::request_body::RequestBody;
 use super::response_clock::ResponseClock;
-use crate::client::OriginalNames;
+use crate::client::{OriginalNames, Request};
 use crate::config::FieldNames;
 use crate::flow::ClientBuffers;
 
 /// A request as an instance is to get it.
 pub struct Outgoing {
-    pub(super) head: Parts,
+    pub(super) head: Request<()>,
     /// The forwarding fields, where they are not among the head's.
     pub(super) forwarded: Option<ForwardedHeaders>,
     pub(super) body: RequestBody,
@@ -48,14 +47,14 @@ impl Outgoing {
     /// `upgrade` says that it wants to leave HTTP; `interim` takes 1xx responses, where its client
     /// can be sent some.
     pub fn new(
-        request: Request<RequestBody>,
+        request: impl Into<Request<RequestBody>>,
         forwarded: Option<ForwardedHeaders>,
         upgrade: bool,
         interim: Option<InterimSink>,
     ) -> Self {
-        let (head, body) = request.into_parts();
+        let (head, body) = request.into().split();
         Self {
-            repeatable: head.method.is_idempotent() && !upgrade && body.is_repeatable(),
+            repeatable: head.method().is_idempotent() && !upgrade && body.is_repeatable(),
             head,
             forwarded,
             body,
@@ -102,7 +101,7 @@ impl Outgoing {
 
     /// Its fields, but for the forwarding fields that are beside them.
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
-        &mut self.head.headers
+        self.head.headers_mut()
     }
 
     /// The connection of its client.
@@ -136,36 +135,36 @@ impl Outgoing {
         }
         let again = self.repeatable.then(|| self.body.again()).flatten();
         let body = again.unwrap_or_else(|| take(&mut self.body));
-        let Parts {
-            method,
-            uri,
-            headers,
-            extensions,
-            ..
-        } = &self.head;
+        let head = &self.head;
         let length = match body.size_hint().exact() {
             // Where nothing is said, there is nothing (RFC 9112 §6.3, rule 7).
-            Some(0) if body.is_nothing() && !headers.contains_key(CONTENT_LENGTH) => {
-                BodyLength::Nothing
-            }
+            Some(0) if body.is_nothing() && !head.has(&CONTENT_LENGTH) => BodyLength::Nothing,
             Some(length) => BodyLength::Length(length),
             None => BodyLength::Chunked,
         };
         room.clear();
-        let (method, target) = (method.as_str(), uri.path_and_query());
+        let (method, target) = (head.method().as_str(), head.uri().path_and_query());
         let target = target.map_or("/", PathAndQuery::as_str);
-        let fields = headers.iter();
-        let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
         let add = |out: &mut Vec<u8>| {
             if let Some(forwarded) = &self.forwarded {
                 forwarded.write(out);
             }
         };
         let length = match self.field_names {
-            FieldNames::Lower => write_request(&mut room, method, target, fields, length, add),
+            FieldNames::Lower => match head.lines() {
+                Some(lines) => write_request_lines(&mut room, method, target, lines, length, add),
+                None => {
+                    let fields = head.headers().iter();
+                    let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+                    write_request(&mut room, method, target, fields, length, add)
+                }
+            },
             rule @ (FieldNames::Title | FieldNames::Original) => {
-                let original = extensions.get::<OriginalNames>();
-                let fields = fields.map(|(name, value)| (spelled(name, rule, original), value));
+                let original = head.extensions().get::<OriginalNames>();
+                let fields = head.headers().iter().map(|(name, value)| {
+                    let name = spelled(name.as_str(), rule, original);
+                    (name, value.as_bytes())
+                });
                 let fields: Vec<_> = fields.collect();
                 let fields = fields.iter().map(|(name, value)| (&**name, *value));
                 write_request(&mut room, method, target, fields, length, add)
@@ -173,7 +172,7 @@ impl Outgoing {
         };
         let buffers = match body.is_nothing() {
             true => None,
-            false => extensions.get::<ClientBuffers>().cloned(),
+            false => head.extensions().get::<ClientBuffers>().cloned(),
         };
         Sending::new(room, length, body, buffers)
     }
@@ -184,15 +183,13 @@ impl Outgoing {
     }
 
     /// The request in the form that hyper takes. A request that may arrive twice stays here, too.
-    pub(super) fn give(&mut self) -> Request<RequestBody> {
+    pub(super) fn give(&mut self) -> http::Request<RequestBody> {
         let again = self.repeatable.then(|| self.body.again()).flatten();
         let mut request = match again {
-            Some(body) => Request::from_parts(self.head.clone(), body),
-            None => {
-                let (nothing, ()) = Request::default().into_parts();
-                Request::from_parts(replace(&mut self.head, nothing), take(&mut self.body))
-            }
-        };
+            Some(body) => self.head.clone().map(|()| body),
+            None => take(&mut self.head).map(|()| take(&mut self.body)),
+        }
+        .into_http();
         if let Some(forwarded) = &self.forwarded {
             forwarded.insert(request.headers_mut());
         }
@@ -208,8 +205,8 @@ impl Outgoing {
     }
 
     /// hyper has not sent it.
-    pub(super) fn give_back(&mut self, request: Request<RequestBody>) {
-        (self.head, self.body) = request.into_parts();
+    pub(super) fn give_back(&mut self, request: http::Request<RequestBody>) {
+        (self.head, self.body) = Request::from(request).split();
     }
 }
 
@@ -224,7 +221,7 @@ fn pass(sink: &InterimSink, status: StatusCode, fields: &HeaderMap) {
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Targets may have secrets in them.
-        write!(f, "Outgoing({})", self.head.method)
+        write!(f, "Outgoing({})", self.head.method())
     }
 }
 
@@ -233,7 +230,7 @@ mod tests {
     use super::*;
 
     fn outgoing(method: &str) -> Outgoing {
-        let request = Request::builder()
+        let request = http::Request::builder()
             .method(method)
             .uri("/a")
             .header("x-a", "1");
@@ -253,8 +250,8 @@ mod tests {
         );
         let mut post = outgoing("POST");
         let unsent = post.give();
-        assert!(!post.may_repeat() && post.head.headers.is_empty());
+        assert!(!post.may_repeat() && post.head.headers().is_empty());
         post.give_back(unsent);
-        assert!(!post.may_repeat() && post.head.headers.contains_key("x-a"));
+        assert!(!post.may_repeat() && post.head.headers().contains_key("x-a"));
     }
 }

@@ -11,7 +11,7 @@ use http::header::{HeaderMap, HeaderValue, VIA};
 use http::{HeaderName, Version};
 
 use super::fields::{append, tokens};
-use crate::names::PlaneIndex;
+use crate::names::{PlaneIndex, hexadecimal};
 use hypeman::InstanceRef;
 
 const NAME: &str = "wakegate-";
@@ -29,20 +29,6 @@ pub struct Pseudonym(u64);
 /// The gateway's element of `Via`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ViaElement([u8; LENGTH]);
-
-/// The eight digits of four bytes, all at once: every request has two of them.
-fn hexadecimal(bytes: [u8; 4]) -> [u8; 8] {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    // A digit in each byte,
-    let spread = u64::from(u32::from_be_bytes(bytes));
-    let spread = (spread << 16 | spread) & 0x0000_ffff_0000_ffff;
-    let spread = (spread << 8 | spread) & 0x00ff_00ff_00ff_00ff;
-    let digits = (spread << 4 | spread) & (0x0f * ONES);
-    // and 1 in those that are letters.
-    let letters = (digits + 6 * ONES) >> 4 & ONES;
-    let text = digits + u64::from(b'0') * ONES + letters * u64::from(b'a' - b'0' - 10);
-    text.to_be_bytes()
-}
 
 // === impl Pseudonyms ===
 

@@ -32,7 +32,9 @@ use wakegate::hold::Hold;
 use wakegate::names::PlaneIndex;
 use wakegate::proxy::{Arrival, ConnectionCache, Gateway, GatewayParts, RawKind};
 use wakegate::telemetry::{AccessSink, Metrics, Readings, Tracer};
-use wakegate::upstream::{ForwardError, Hop, Outgoing, RequestBody, Upstream, UpstreamBody};
+use wakegate::upstream::{
+    ForwardError, Hop, InstanceResponse, Outgoing, RequestBody, Upstream, UpstreamBody,
+};
 use wakegate::wake::{Endpoint, Tcp, Wakes};
 
 /// A control plane with one instance, which is awake until it is put to sleep and then stays so.
@@ -326,7 +328,7 @@ impl Stage {
         endpoint: &Endpoint,
         protocol: Protocol,
         path: &str,
-    ) -> Result<Response<UpstreamBody>, ForwardError> {
+    ) -> Result<InstanceResponse<UpstreamBody>, ForwardError> {
         let request = Request::get(path).header("host", "one.test");
         let request = request.body(RequestBody::new(None, 0)).unwrap();
         let mut outgoing = Outgoing::new(request, None, false, None);
@@ -382,7 +384,7 @@ impl Stage {
                     has_body.then(|| ClientBody::of(body))
                 });
                 let gateway = Arc::clone(&gateway);
-                Ok::<_, Infallible>(gateway.handle(Box::new(request), &arrival()).await)
+                Ok::<_, Infallible>(gateway.handle(Box::new(request.into()), &arrival()).await)
             });
             let server = hyper::server::conn::http1::Builder::new();
             let serving = server.serve_connection(TokioIo::new(stream), service);

@@ -17,6 +17,8 @@ mod encoder;
 mod fields;
 mod framing;
 mod head;
+mod lines;
+mod passing;
 mod reader;
 mod request;
 mod response;
@@ -32,10 +34,13 @@ pub use self::encoder::{BodyEncoder, EncodeError};
 pub use self::fields::{Field, Fields, digits, has_option, options};
 pub use self::framing::{BodyLength, FramingError};
 pub use self::head::{Copied, HeadError, HeadLimits};
+pub use self::lines::FieldLines;
+pub use self::passing::PassingFields;
 pub use self::request::{RequestFraming, RequestHead, RequestReader, empty_lines};
 pub use self::response::{Reason, ResponseFraming, ResponseHead, ResponseReader};
 pub use self::write::{
-    Audience, Final, Outcome, line, only_length, write_interim, write_request, write_response,
+    Audience, Final, Outcome, line, only_length, write_interim, write_request, write_request_lines,
+    write_response,
 };
 
 /// Takes interim responses (1xx, RFC 9110 §15.2) for a client: the upstream side has them, and the

@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode, Version};
 
 use crate::fields::{digits, has_option};
 use crate::framing::BodyLength;
+use crate::lines::{FieldLines, Piece};
 use crate::response::is_bodiless;
 
 /// Who a response goes to.
@@ -58,47 +59,95 @@ pub fn write_request<'a>(
     body: BodyLength,
     add: impl FnOnce(&mut Vec<u8>),
 ) -> BodyLength {
-    let body = match body {
-        BodyLength::UntilClose => BodyLength::Chunked,
-        BodyLength::Nothing | BodyLength::Length(_) | BodyLength::Chunked => body,
-    };
-    for part in [method, " ", target, " HTTP/1.1\r\n"] {
-        out.extend_from_slice(part.as_bytes());
-    }
-    let mut is_framed = false;
+    let mut framing = Framing::begin(out, method, target, body);
     for (name, value) in fields {
+        framing.field(out, name, value);
+    }
+    add(out);
+    framing.end(out)
+}
+
+/// The same with the lines of a head that passes through.
+pub fn write_request_lines(
+    out: &mut Vec<u8>,
+    method: &str,
+    target: &str,
+    fields: &FieldLines,
+    body: BodyLength,
+    add: impl FnOnce(&mut Vec<u8>),
+) -> BodyLength {
+    let mut framing = Framing::begin(out, method, target, body);
+    fields.pieces(|piece| match piece {
+        Piece::Lines(lines) => out.extend_from_slice(lines),
+        // A name is ASCII.
+        Piece::Line(name, value) => {
+            framing.field(out, str::from_utf8(name).unwrap_or_default(), value);
+        }
+    });
+    add(out);
+    framing.end(out)
+}
+
+/// How the head of a request that is being written says where its body ends.
+struct Framing {
+    body: BodyLength,
+    /// It has said so.
+    is_said: bool,
+}
+
+impl Framing {
+    /// Writes the line before the fields.
+    fn begin(out: &mut Vec<u8>, method: &str, target: &str, body: BodyLength) -> Self {
+        let body = match body {
+            BodyLength::UntilClose => BodyLength::Chunked,
+            BodyLength::Nothing | BodyLength::Length(_) | BodyLength::Chunked => body,
+        };
+        for part in [method, " ", target, " HTTP/1.1\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        Self {
+            body,
+            is_said: false,
+        }
+    }
+
+    /// Writes a field; one that frames a body only where it is the first, and in the body's words.
+    fn field(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         match name.len() {
             14 if is(CONTENT_LENGTH.as_str()) => {
-                if let (BodyLength::Length(length), false) = (body, is_framed) {
+                if let (BodyLength::Length(length), false) = (self.body, self.is_said) {
                     length_line(out, name, length, Some(value));
-                    is_framed = true;
+                    self.is_said = true;
                 }
             }
             17 if is(TRANSFER_ENCODING.as_str()) => {
-                if let (BodyLength::Chunked, false) = (body, is_framed) {
+                if let (BodyLength::Chunked, false) = (self.body, self.is_said) {
                     line(out, name, b"chunked");
-                    is_framed = true;
+                    self.is_said = true;
                 }
             }
             _ => line(out, name, value),
         }
     }
-    add(out);
-    match body {
-        BodyLength::Length(length) if !is_framed => {
-            length_line(out, CONTENT_LENGTH.as_str(), length, None);
+
+    /// Writes what follows the fields.
+    fn end(self, out: &mut Vec<u8>) -> BodyLength {
+        match self.body {
+            BodyLength::Length(length) if !self.is_said => {
+                length_line(out, CONTENT_LENGTH.as_str(), length, None);
+            }
+            BodyLength::Chunked if !self.is_said => {
+                line(out, TRANSFER_ENCODING.as_str(), b"chunked");
+            }
+            BodyLength::Nothing
+            | BodyLength::UntilClose
+            | BodyLength::Length(_)
+            | BodyLength::Chunked => {}
         }
-        BodyLength::Chunked if !is_framed => {
-            line(out, TRANSFER_ENCODING.as_str(), b"chunked");
-        }
-        BodyLength::Nothing
-        | BodyLength::UntilClose
-        | BodyLength::Length(_)
-        | BodyLength::Chunked => {}
+        out.extend_from_slice(b"\r\n");
+        self.body
     }
-    out.extend_from_slice(b"\r\n");
-    body
 }
 
 /// A final response, or a switch of protocols.
@@ -108,7 +157,10 @@ pub struct Final<'a> {
     pub status: StatusCode,
     /// The reason phrase, where it is not the usual one.
     pub reason: Option<&'a [u8]>,
-    /// The fields; what they say about the body's length or coding is not passed on.
+    /// Fields that are still lines, which come first. What the fields say about the body's length or
+    /// coding is not passed on.
+    pub lines: Option<&'a FieldLines>,
+    /// The others.
     pub headers: &'a HeaderMap,
     /// The body's length, where it is known; else one among the fields is believed.
     pub length: Option<u64>,
@@ -124,30 +176,53 @@ pub fn write_response(
     date: impl FnOnce(&mut Vec<u8>),
 ) -> Outcome {
     let Final {
-        status, headers, ..
+        status,
+        lines,
+        headers,
+        ..
     } = response;
     status_line(out, audience.version, status, response.reason);
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
     let has_none = is_bodiless(status);
-    let length = response.length.or_else(|| only_length(headers));
+    let only_length = || match lines {
+        Some(lines) => only_length_of(lines),
+        None => only_length(headers),
+    };
+    let length = response.length.or_else(only_length);
     let (mut is_dated, mut closes, mut is_measured) = (false, false, false);
+    let mut measure = |out: &mut Vec<u8>, name: &str, value: &[u8]| {
+        let length = match audience.is_head {
+            _ if has_none => None,
+            true => only_length(),
+            false => length.filter(|_| !is_measured),
+        };
+        if let Some(length) = length {
+            is_measured = true;
+            length_line(out, name, length, Some(value));
+        }
+    };
+    if let Some(lines) = lines {
+        lines.pieces(|piece| match piece {
+            Piece::Lines(lines) => out.extend_from_slice(lines),
+            Piece::Line(b"content-length", value) => {
+                measure(out, CONTENT_LENGTH.as_str(), value);
+            }
+            // Framed anew below.
+            Piece::Line(b"transfer-encoding", _) => {}
+            // A name is ASCII.
+            Piece::Line(name, value) => line(out, str::from_utf8(name).unwrap_or_default(), value),
+        });
+        is_dated = lines.values(DATE).next().is_some();
+        closes = lines
+            .values(CONNECTION)
+            .any(|value| has_option(value, "close"));
+    }
     for (name, value) in headers {
         match *name {
             // Framed anew below.
             TRANSFER_ENCODING => continue,
-            CONTENT_LENGTH if has_none => continue,
-            CONTENT_LENGTH if audience.is_head => {
-                if let Some(length) = only_length(headers) {
-                    is_measured = true;
-                    length_line(out, name.as_str(), length, Some(value.as_bytes()));
-                }
-                continue;
-            }
             CONTENT_LENGTH => {
-                if let Some(length) = length.filter(|_| !is_measured) {
-                    is_measured = true;
-                    length_line(out, name.as_str(), length, Some(value.as_bytes()));
-                }
+                measure(out, name.as_str(), value.as_bytes());
                 continue;
             }
             CONNECTION => closes |= has_option(value.as_bytes(), "close"),
@@ -233,6 +308,18 @@ pub fn only_length(headers: &HeaderMap) -> Option<u64> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
         (Some(length), None) => digits(length.as_bytes()),
+        _ => None,
+    }
+}
+
+/// The same of lines.
+fn only_length_of(lines: &FieldLines) -> Option<u64> {
+    if lines.values(TRANSFER_ENCODING).next().is_some() {
+        return None;
+    }
+    let mut lengths = lines.values(CONTENT_LENGTH);
+    match (lengths.next(), lengths.next()) {
+        (Some(length), None) => digits(length),
         _ => None,
     }
 }

@@ -97,7 +97,8 @@ pub(super) struct Answer<B> {
 impl<B: AnswerBody> Answer<B> {
     /// A response to a request with this audience.
     pub(super) fn new(response: Response<B>, audience: Audience, wants_trailers: bool) -> Self {
-        let (head, body) = response.into_parts();
+        let (head, mut body) = response.into_parts();
+        let lines = body.take_lines();
         let length = match body.is_end_stream() {
             true => Some(0),
             false => body.size_hint().exact(),
@@ -106,6 +107,7 @@ impl<B: AnswerBody> Answer<B> {
         let response = Final {
             status: head.status,
             reason: reason.map(Reason::as_bytes),
+            lines: lines.as_ref(),
             headers: &head.headers,
             length,
         };

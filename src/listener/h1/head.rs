@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Uri};
+use http::{Method, Uri};
 
-use crate::client::{ClientBody, OriginalNames};
-use http1::{BodyLength, Copied, HeadError, RequestFraming, RequestHead, digits};
+use crate::client::{ClientBody, OriginalNames, Request};
+use http1::{BodyLength, Copied, FieldLines, HeadError, RequestFraming, RequestHead, digits};
 
 /// Bytes of a target, at most: as many as `http::Uri` takes.
 const MOST_TARGET: usize = (u16::MAX - 1) as usize;
@@ -45,6 +45,27 @@ pub(super) fn request(
     into: &mut Option<Head>,
     keeps_names: bool,
 ) -> Result<(), Unreadable> {
+    let method = Method::from_bytes(head.method.as_bytes()).map_err(|_| HeadError::Value)?;
+    let has_one_length = || match head.framing.body {
+        BodyLength::Length(_) => {
+            let mut lengths = head.fields.all(CONTENT_LENGTH.as_str());
+            lengths.next().and_then(digits).is_some() && lengths.next().is_none()
+        }
+        BodyLength::Nothing | BodyLength::Chunked | BodyLength::UntilClose => true,
+    };
+    if !keeps_names
+        && has_one_length()
+        && let Some(lines) = FieldLines::of(head.bytes, head.fields)
+    {
+        let uri = uri(head.target, || {
+            lines.part(head.bytes, head.target.as_bytes())
+        })?;
+        *into = Some(Head {
+            request: Request::of_lines(method, uri, head.version, lines, None),
+            framing: head.framing,
+        });
+        return Ok(());
+    }
     let copied = Copied::of(head.bytes);
     let count = head.fields.len();
     let headers = HeaderMap::try_with_capacity(count + ADDED);
@@ -69,15 +90,14 @@ pub(super) fn request(
             return Err(HeadError::TooManyFields(count).into());
         }
     }
-    let uri = uri(head.target, &copied)?;
+    let uri = uri(head.target, || copied.part(head.target.as_bytes()))?;
     let request = &mut into
         .insert(Head {
             request: Request::new(None),
             framing: head.framing,
         })
         .request;
-    *request.method_mut() =
-        Method::from_bytes(head.method.as_bytes()).map_err(|_| HeadError::Value)?;
+    *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.version_mut() = head.version;
     *request.headers_mut() = headers;
@@ -88,13 +108,13 @@ pub(super) fn request(
     Ok(())
 }
 
-fn uri(target: &str, copied: &Copied) -> Result<Uri, Unreadable> {
+fn uri(target: &str, copied: impl FnOnce() -> Bytes) -> Result<Uri, Unreadable> {
     if target.len() > MOST_TARGET {
         return Err(Unreadable::LongTarget);
     }
     let is_raw = |byte: u8| matches!(byte, b'"' | b'<' | b'>' | b'`' | b'^' | b'|' | b'\\');
     let text = match target.bytes().any(is_raw) && Uri::try_from(target).is_err() {
-        false => copied.part(target.as_bytes()),
+        false => copied(),
         true => {
             let mut encoded = String::with_capacity(target.len() + 16);
             for character in target.chars() {

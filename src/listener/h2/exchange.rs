@@ -136,7 +136,10 @@ impl Exchange {
             let whole = StreamBody::new(stream, Arc::clone(&flow), length, expects);
             body = Some(ClientBody::of_source(whole));
         }
-        (exchange, Ok(Box::new(Request::from_parts(head, body))))
+        (
+            exchange,
+            Ok(Box::new(Request::from_parts(head, body).into())),
+        )
     }
 
     /// Answers the request; ends when the response has been written to the socket, or cannot be.
@@ -233,8 +236,8 @@ impl Exchange {
             + Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
             + Unpin,
     {
-        let (mut head, body) = response.into_parts();
-        let has_content = response::complete(&mut head, &body, self.is_head);
+        let (mut head, mut body) = response.into_parts();
+        let has_content = response::complete(&mut head, &mut body, self.is_head);
         let switch = self.switch.take().filter(|_| head.status.is_success());
         if switch.is_some() {
             head.headers.remove(CONTENT_LENGTH);

@@ -14,9 +14,22 @@ use hyper::body::Body;
 use crate::listener::date;
 use crate::listener::service::ExtraHeaders;
 
+/// Room for fields that are added.
+const ADDED: usize = 4;
+
 /// Completes a head; returns whether its response has content.
-pub(super) fn complete<B: Body + ExtraHeaders>(head: &mut Parts, body: &B, is_head: bool) -> bool {
+pub(super) fn complete<B: Body + ExtraHeaders>(
+    head: &mut Parts,
+    body: &mut B,
+    is_head: bool,
+) -> bool {
     let headers = &mut head.headers;
+    if let Some(lines) = body.take_lines() {
+        let own = std::mem::replace(headers, lines.to_map(ADDED));
+        for (name, value) in &own {
+            headers.append(name.clone(), value.clone());
+        }
+    }
     if headers.keys().any(is_of_connection) {
         remove_connections(headers);
     }
@@ -100,7 +113,7 @@ mod tests {
             response = response.header(*name, *value);
         }
         let (mut head, ()) = response.body(()).unwrap().into_parts();
-        let has_content = complete(&mut head, &Full::<Bytes>::from(body), is_head);
+        let has_content = complete(&mut head, &mut Full::<Bytes>::from(body), is_head);
         (head.headers, has_content)
     }
 

@@ -151,7 +151,7 @@ impl Service for Scripted {
         _from: &(Downstream, ()),
         interim: &InterimSink,
     ) -> Answer {
-        let (head, body) = request.into_parts();
+        let (head, body) = request.into_http().into_parts();
         let body = match body {
             Some(_) if head.uri.path() == "/unread" => None,
             Some(body) if head.uri.path() == "/dropped" => {
@@ -218,7 +218,7 @@ async fn serve_by_hyper(
                 body.map(|body| ClientBody::of(body.map_err(|_| ClientBodyError::Ended)))
             });
             let interim: InterimSink = Arc::new(|_, _| {});
-            let answer = service.call(Box::new(request), from, &interim).await;
+            let answer = service.call(Box::new(request.into()), from, &interim).await;
             let (mut head, body) = answer.into_parts();
             body.extra_headers(|name, value| {
                 head.headers.append(name.clone(), value.clone());

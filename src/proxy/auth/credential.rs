@@ -5,9 +5,10 @@
 
 use http::header::{AUTHORIZATION, COOKIE, REFERER, SEC_WEBSOCKET_PROTOCOL};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
+use crate::client::Request;
 use crate::config::{AuthConfig, JwtAuth, Proof, TokenFrom};
 use crate::identity::SignedUrl;
 

@@ -4,10 +4,11 @@
 //! it.
 
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use super::refusal::Refusal;
+use crate::client::Request;
 use crate::config::SignedUrlAuth;
 use crate::identity::SignedUrl;
 

@@ -121,7 +121,7 @@ async fn status(
         buffers: None,
     };
     Arc::clone(gateway)
-        .handle(Box::new(request), &arrival)
+        .handle(Box::new(request.into()), &arrival)
         .await
         .status()
 }

@@ -2,9 +2,11 @@
 //!
 //! Guarantees: the fields are those that came, in their order, with no copy of each of them.
 
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
-use http1::{Copied, HeadError, Reason, ResponseFraming, ResponseHead};
+use http1::{Copied, FieldLines, HeadError, Reason, ResponseFraming, ResponseHead};
+
+use crate::upstream::response::InstanceResponse;
 
 /// Fields that the gateway adds to a response.
 const ADDED: usize = 4;
@@ -12,7 +14,7 @@ const ADDED: usize = 4;
 /// A response, as far as its head says.
 #[derive(Debug)]
 pub(in crate::upstream) struct Head {
-    pub(in crate::upstream) response: Response<()>,
+    pub(in crate::upstream) response: InstanceResponse<()>,
     pub(in crate::upstream) framing: ResponseFraming,
     /// It came before the request's end had been sent. A server that does so may not read that end,
     /// and close the connection behind its response, also where it says that it stays open.
@@ -24,21 +26,11 @@ pub(in crate::upstream) struct Head {
 impl Head {
     /// Of what was read. A name or value that `http` does not take is an error.
     pub(super) fn of(parsed: ResponseHead<'_, '_>) -> Result<Self, HeadError> {
-        let copied = Copied::of(parsed.bytes);
-        let count = parsed.fields.len();
-        let too_many = |_| HeadError::TooManyFields(count);
-        let mut headers = HeaderMap::try_with_capacity(count + ADDED).map_err(too_many)?;
-        for field in parsed.fields.iter() {
-            let name = HeaderName::from_bytes(field.name.as_bytes());
-            let value = HeaderValue::from_maybe_shared(copied.part(field.value));
-            match (name, value) {
-                (Ok(name), Ok(value)) => headers.try_append(name, value).map_err(too_many)?,
-                _ => return Err(HeadError::Value),
-            };
-        }
-        let mut response = Response::new(());
-        *response.status_mut() = parsed.status;
-        *response.headers_mut() = headers;
+        let fields = match FieldLines::of(parsed.bytes, parsed.fields) {
+            Some(lines) => lines.into(),
+            None => map(&parsed)?.into(),
+        };
+        let mut response = InstanceResponse::new(parsed.status, fields, ());
         if Some(parsed.reason) != parsed.status.canonical_reason() {
             let reason = Reason::new(parsed.reason);
             response.extensions_mut().insert(reason);
@@ -54,4 +46,20 @@ impl Head {
     pub(in crate::upstream) fn is_switch(&self) -> bool {
         self.response.status() == StatusCode::SWITCHING_PROTOCOLS
     }
+}
+
+fn map(parsed: &ResponseHead<'_, '_>) -> Result<HeaderMap, HeadError> {
+    let copied = Copied::of(parsed.bytes);
+    let count = parsed.fields.len();
+    let too_many = |_| HeadError::TooManyFields(count);
+    let mut headers = HeaderMap::try_with_capacity(count + ADDED).map_err(too_many)?;
+    for field in parsed.fields.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes());
+        let value = HeaderValue::from_maybe_shared(copied.part(field.value));
+        match (name, value) {
+            (Ok(name), Ok(value)) => headers.try_append(name, value).map_err(too_many)?,
+            _ => return Err(HeadError::Value),
+        };
+    }
+    Ok(headers)
 }

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::{Connection, DialError, State};
 use super::error::PeerError;
 use super::upload::{NotSent, Upload};
+use crate::client;
 use crate::flow::ClientBuffers;
 use crate::upstream::headers::prepare_interim;
 use crate::upstream::peer_body::{PeerBody, PeerStream};
@@ -61,11 +62,11 @@ impl PeerRequest {
     /// it is asked for if the head says `Expect`. The response's head may take `limit`, not counting
     /// the time in which the client owes something.
     pub fn new(
-        request: Request<RequestBody>,
+        request: client::Request<RequestBody>,
         interim: Option<InterimSink>,
         limit: Duration,
     ) -> Self {
-        let (parts, body) = request.into_parts();
+        let (parts, body) = request.into_http().into_parts();
         let buffers = parts.extensions.get::<ClientBuffers>().cloned();
         let body = (!body.is_nothing()).then(|| Replay::new(body, buffers.as_ref()));
         let mut head = Request::new(());

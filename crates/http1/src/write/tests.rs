@@ -77,6 +77,7 @@ fn response(
     let response = Final {
         status,
         reason: None,
+        lines: None,
         headers: &headers,
         length,
     };

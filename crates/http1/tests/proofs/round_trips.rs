@@ -97,6 +97,7 @@ fn every_status_is_written_so_that_a_strict_client_reads_it() {
         let response = Final {
             status,
             reason: None,
+            lines: None,
             headers: &headers,
             length,
         };

@@ -137,6 +137,7 @@ fn an_answer_to_head_has_one_valid_length_or_none() {
         let response = Final {
             status: StatusCode::OK,
             reason: None,
+            lines: None,
             headers: &headers(fields),
             length: None,
         };
@@ -169,6 +170,7 @@ fn a_length_beside_a_coding_is_not_believed() {
     let response = Final {
         status: StatusCode::OK,
         reason: None,
+        lines: None,
         headers: &headers(&fields),
         length: None,
     };

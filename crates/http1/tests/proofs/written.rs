@@ -6,7 +6,8 @@
 use http::header::{CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use http1::{
-    Audience, BodyEncoder, BodyLength, Final, Outcome, write_interim, write_request, write_response,
+    Audience, BodyEncoder, BodyLength, FieldLines, Final, HeadLimits, Outcome, ResponseReader,
+    line, write_interim, write_request, write_response,
 };
 
 use crate::codec::{Request, Response};
@@ -49,6 +50,23 @@ fn map(fields: &[(String, Vec<u8>)]) -> HeaderMap {
         map.append(name, HeaderValue::from_bytes(value).expect("a value"));
     }
     map
+}
+
+/// The lines of a head with these fields.
+fn lines(fields: &[(String, Vec<u8>)]) -> FieldLines {
+    let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+    for (name, value) in fields {
+        line(&mut head, name, value);
+    }
+    head.extend_from_slice(b"\r\n");
+    let limits = HeadLimits {
+        bytes: head.len(),
+        fields: fields.len().max(1),
+    };
+    let take = |head: http1::ResponseHead<'_, '_>| FieldLines::of(head.bytes, head.fields);
+    let read = ResponseReader::new(limits).read_head(&head, &Method::HEAD, take);
+    let (_, lines) = read.expect("a head").expect("a whole head");
+    lines.expect("it is small")
 }
 
 /// Writes these requests one behind the other, and has them read again.
@@ -94,6 +112,11 @@ pub(crate) fn check_response(response: &Response, sizes: &[usize]) {
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
+    let is_kept = |name: &str| {
+        !name.eq_ignore_ascii_case("content-length") || headers.contains_key(CONTENT_LENGTH)
+    };
+    let kept = response.fields.iter().filter(|(name, _)| is_kept(name));
+    let lines = lines(&kept.cloned().collect::<Vec<_>>());
     let length = match response.head.framing.body {
         BodyLength::Length(length) => Some(length),
         BodyLength::Nothing | BodyLength::Chunked | BodyLength::UntilClose => None,
@@ -105,24 +128,27 @@ pub(crate) fn check_response(response: &Response, sizes: &[usize]) {
                 is_head: response.head.asked == Method::HEAD,
                 is_last,
             };
-            check_final(response, &headers, length, audience, sizes);
+            check_final(response, (&headers, None), length, audience, sizes);
+            let lines = Some(&lines);
+            check_final(response, (&headers, lines), length, audience, sizes);
         }
     }
 }
 
 fn check_final(
     response: &Response,
-    headers: &HeaderMap,
+    (headers, lines): (&HeaderMap, Option<&FieldLines>),
     length: Option<u64>,
     audience: Audience,
     sizes: &[usize],
 ) {
-    let status = response.head.status;
+    let (status, none) = (response.head.status, HeaderMap::new());
     let mut out = Vec::new();
     let head = Final {
         status,
         reason: Some(response.head.reason.as_bytes()),
-        headers,
+        lines,
+        headers: if lines.is_some() { &none } else { headers },
         length,
     };
     let date = |out: &mut Vec<u8>| out.extend_from_slice(b"Thu, 01 Jan 1970 00:00:00 GMT");

@@ -66,7 +66,7 @@ impl Service for Answers {
         interim: &InterimSink,
     ) -> Response<Self::Body> {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
-        let (head, body) = request.into_parts();
+        let (head, body) = request.into_http().into_parts();
         match head.uri.path() {
             "/hang" => {
                 let _hanging = Hanging(Arc::clone(&self.0));
