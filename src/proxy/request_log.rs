@@ -118,6 +118,9 @@ impl RequestLog {
     fn end_trace(&mut self, context: &RequestContext, wake: WakeInfo) {
         // Who left while held has not been to the end of the wait.
         self.trace_hold(wake.held);
+        if self.trace.is_none() {
+            return;
+        }
         let Some(mut trace) = self.trace.take().filter(Trace::is_recording) else {
             return;
         };

@@ -58,7 +58,7 @@ impl<P: ControlPlane> Gateway<P> {
         };
         let fields = Fields::of_request(&request);
         let from = (arrival.client.ip(), arrival.facts());
-        let mut transaction = Box::new(self.begin(&request, fields, from));
+        let mut transaction = self.begin(&request, fields, from);
         let accept = Accept::of(&request, fields);
         let raw = arrival.facts().and_then(|facts| facts.raw);
         let result = match take_from_peer(arrival, &mut transaction).and(asked_for) {
@@ -96,7 +96,7 @@ impl<P: ControlPlane> Gateway<P> {
             request.headers_mut().insert(ACCEPT, accept);
         }
         let fields = Fields::of_request(&request);
-        let mut transaction = Box::new(self.begin(&request, fields, (peer, None)));
+        let mut transaction = self.begin(&request, fields, (peer, None));
         transaction.log.target = refusal.target;
         transaction.log.no_path = UNKNOWN;
         let accept = Accept::of(&request, fields);
@@ -247,7 +247,7 @@ impl<P: ControlPlane> Gateway<P> {
         request: &Request<Option<ClientBody>>,
         fields: Fields,
         (peer, facts): (IpAddr, Option<&PeerFacts>),
-    ) -> Transaction {
+    ) -> Box<Transaction> {
         let (client, is_trusted) = if let Some(facts) = facts {
             (facts.named, true)
         } else {
@@ -270,7 +270,9 @@ impl<P: ControlPlane> Gateway<P> {
             Some(Raw::Tls) => Kind::Connection(RawKind::Tls),
             Some(Raw::Tcp) => Kind::Connection(RawKind::Tcp),
         };
-        let mut transaction = Transaction::new(&self.parts, kind, from, request_id, user_agent);
+        let transaction = Transaction::new(&self.parts, kind, from, request_id, user_agent);
+        // It is large, and not to be moved about.
+        let mut transaction = Box::new(transaction);
         let log = &mut transaction.log;
         log.method = request.method().clone();
         log.target = request.uri().path_and_query().cloned();

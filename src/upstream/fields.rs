@@ -7,7 +7,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http1::FieldLines;
 
-use super::guarded::{is_alias, is_foreign_forwarding, is_of_peers};
+use super::guarded::{is_alias, is_foreign_forwarding, is_of_peers, is_plain};
 use super::response::InstanceResponse;
 use crate::client::Request;
 
@@ -188,18 +188,27 @@ impl Field {
 
     /// A field that only the guard of names is interested in. Few names begin with these letters.
     fn guarded(name: &[u8]) -> Option<Self> {
-        let first = name.first()?;
-        if !matches!(first, b'c' | b'h' | b'k' | b'm' | b'p' | b't' | b'x') {
+        let may_be = match name {
+            [b'c', b'l' | b'o', ..]
+            | [b'h', b't', ..]
+            | [b'k', b'e', ..]
+            | [b'm', b'a', ..]
+            | [b'p' | b't', b'r', ..] => !name.iter().copied().all(is_plain),
+            [b'x', _, b'f' | b'r' | b'w', ..] => true,
+            _ => false,
+        };
+        if !may_be {
             return None;
         }
         // Names are ASCII.
         let name = str::from_utf8(name).ok()?;
-        match first {
-            b'x' if is_foreign_forwarding(name) => Some(Self::ForeignForwarding),
-            b'x' if is_of_peers(name) => Some(Self::OfPeers),
-            _ if is_alias(name) => Some(Self::Alias),
-            _ => None,
+        if is_foreign_forwarding(name) {
+            return Some(Self::ForeignForwarding);
         }
+        if is_of_peers(name) {
+            return Some(Self::OfPeers);
+        }
+        is_alias(name).then_some(Self::Alias)
     }
 }
 

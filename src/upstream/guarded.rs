@@ -89,15 +89,18 @@ fn is_spelling(name: &str, of: &str) -> bool {
     name.len() == of.len() && name.bytes().zip(of.bytes()).all(same)
 }
 
-fn is_plain(byte: u8) -> bool {
+/// Whether a name of such characters has no other spelling that means it.
+pub(super) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-'
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::upstream::fields::{Field, Fields};
 
     #[test]
     fn a_name_is_another_spelling_where_cgi_makes_one_variable_of_both() {
@@ -145,6 +148,26 @@ mod tests {
                 .collect();
             prop_assert_eq!(is_alias(&spelling), spelling != name);
             prop_assert!(is_guarded(name) && (spelling == name || !is_guarded(&spelling)));
+        }
+
+        #[test]
+        fn no_spelling_escapes_whoever_looks_at_the_first_letters_alone(
+            name in prop::sample::select(
+                [&GUARDED[..], &["x-forwarded-for", "x-forwarded-a-b", OF_PEERS, "x-wakegate-peer-a"]].concat(),
+            ),
+            marks in prop::collection::vec(prop::sample::select(vec!['-', '_', '.', '~', 'a']), 4),
+        ) {
+            let mut marks = marks.into_iter();
+            let spelling: String = name
+                .chars()
+                .map(|c| if c == '-' { marks.next().unwrap() } else { c })
+                .collect();
+            let named = spelling.parse::<HeaderName>().unwrap();
+            let fields = Fields::of(&[(named, HeaderValue::from_static("x"))].into_iter().collect());
+            let is_seen = [Field::Alias, Field::ForeignForwarding, Field::OfPeers]
+                .into_iter()
+                .any(|field| fields.has(field));
+            prop_assert!(is_seen || !is_alias(&spelling), "{spelling}");
         }
     }
 }

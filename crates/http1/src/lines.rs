@@ -125,8 +125,12 @@ impl FieldLines {
 
     #[inline]
     fn places(&self, name: HeaderName) -> impl Iterator<Item = &Line> {
-        let lines = self.lines.iter();
-        lines.filter(move |line| self.get(line.name()) == name.as_str().as_bytes())
+        let (length, lines) = (name.as_str().len(), self.lines.iter());
+        lines.filter(move |line| {
+            // Most names have another length.
+            usize::from(line.name_end - line.name) == length
+                && self.get(line.name()) == name.as_str().as_bytes()
+        })
     }
 
     /// Leaves out the lines with these names, which are in small letters.

@@ -212,10 +212,13 @@ pub fn write_response(
             // A name is ASCII.
             Piece::Line(name, value) => line(out, str::from_utf8(name).unwrap_or_default(), value),
         });
-        is_dated = lines.values(DATE).next().is_some();
-        closes = lines
-            .values(CONNECTION)
-            .any(|value| has_option(value, "close"));
+        for (name, value) in lines.iter() {
+            match name {
+                b"date" => is_dated = true,
+                b"connection" => closes |= has_option(value, "close"),
+                _ => {}
+            }
+        }
     }
     for (name, value) in headers {
         match *name {

@@ -7,7 +7,7 @@ use http::header::{CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use http1::{
     Audience, BodyEncoder, BodyLength, FieldLines, Final, HeadLimits, Outcome, ResponseReader,
-    line, write_interim, write_request, write_response,
+    line, write_interim, write_request, write_request_lines, write_response,
 };
 
 use crate::codec::{Request, Response};
@@ -71,6 +71,13 @@ fn lines(fields: &[(String, Vec<u8>)]) -> FieldLines {
 
 /// Writes these requests one behind the other, and has them read again.
 pub(crate) fn check_requests(requests: &[Request], sizes: &[usize]) {
+    for by_lines in [false, true] {
+        check_requests_of(requests, sizes, by_lines);
+    }
+}
+
+/// The same, with fields one by one or as the lines of a head.
+fn check_requests_of(requests: &[Request], sizes: &[usize], by_lines: bool) {
     let (mut out, mut ends) = (Vec::new(), Vec::new());
     let requests: Vec<&Request> = requests.iter().filter(|one| one.is_whole).collect();
     for Request {
@@ -81,11 +88,15 @@ pub(crate) fn check_requests(requests: &[Request], sizes: &[usize]) {
         ..
     } in &requests
     {
-        let lines = fields
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_slice()));
-        let length = head.framing.body;
-        write_request(&mut out, &head.method, &head.target, lines, length, |_| {});
+        let (method, target, length) = (&head.method, &head.target, head.framing.body);
+        if by_lines {
+            let fields = &lines(fields);
+            write_request_lines(&mut out, method, target, fields, length, |_| {});
+        } else {
+            let fields = fields.iter();
+            let fields = fields.map(|(name, value)| (name.as_str(), value.as_slice()));
+            write_request(&mut out, method, target, fields, length, |_| {});
+        }
         write_body(&mut out, length, body, trailers, sizes);
         ends.push(out.len());
     }
@@ -96,7 +107,13 @@ pub(crate) fn check_requests(requests: &[Request], sizes: &[usize]) {
         assert_eq!(read.end, end, "{}", out.escape_ascii());
         assert_eq!(read.start[0], request.head.method);
         assert_eq!(read.start[1], request.head.target);
-        assert_eq!(unframed(&read.fields), unframed(&request.fields));
+        let mut fields = unframed(&request.fields);
+        if by_lines {
+            for (name, _) in &mut fields {
+                name.make_ascii_lowercase();
+            }
+        }
+        assert_eq!(unframed(&read.fields), fields);
         assert_eq!(read.body, request.body);
         assert_eq!(map(&read.trailers), request.trailers);
     }
