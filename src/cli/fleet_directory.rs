@@ -104,6 +104,6 @@ pub(super) fn route_name(arguments: &NameArguments) -> Result<String, Failure> {
 pub(super) fn operators(name: &str) -> Key {
     Key::Route {
         source: OPERATOR.to_owned(),
-        name: name.to_owned(),
+        route: name.into(),
     }
 }

@@ -225,7 +225,7 @@ mod tests {
     fn route(host: &str) -> Key {
         Key::Route {
             source: "op".to_owned(),
-            name: format!("{host}/"),
+            route: (&*format!("{host}/")).into(),
         }
     }
 

@@ -1,5 +1,7 @@
 use super::*;
 use crate::fleet::seal::SealKeys;
+use crate::names::Hostname;
+use crate::router::{PathReadings, RouteTable};
 
 #[tokio::test(start_paused = true)]
 async fn a_sealed_policy_opens_when_its_key_is_there_and_stays_sealed_in_a_file() {
@@ -484,4 +486,57 @@ async fn an_id_is_known_for_as_long_as_a_claim_has_it_and_no_longer() {
     }
     assert!(is_known("id-49") && is_known("web") && !is_known("same"));
     assert_eq!(copy.state().names.len(), 1, "those of before are forgotten");
+}
+
+/// The instances that requests of a host are for, by the ports that they came to.
+fn at_ports<const N: usize>(copy: &Directory, host: &str, ports: [u16; N]) -> [String; N] {
+    let table = RouteTable::new(&copy.routes());
+    let host = Hostname::parse(host).unwrap();
+    ports.map(|port| {
+        let found = table.find(&host, &PathReadings::of("/"), port);
+        found.map_or_else(|_| "-".to_owned(), |found| found.instance.to_string())
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_of_one_name_for_different_ports_are_in_force_together() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    put(&engine, "r/h1/a.x", &json!({"instance": "web"})).await;
+    reread(&copy, &engine).await;
+    assert_eq!(at_ports(&copy, "a.x", [80, 8443]), ["web", "web"]);
+    put(&engine, "r/h1/a.x:8443", &json!({"instance": "admin"})).await;
+    let applied = copy.apply(&since(&engine, 3).await);
+    let (added, removed) = (&applied.routes.added, &applied.routes.removed);
+    assert_eq!(
+        (added.len(), removed.len()),
+        (2, 1),
+        "the first is for all others now"
+    );
+    let both = ["web", "admin", "web"];
+    assert_eq!(at_ports(&copy, "a.x", [80, 8443, 9]), both);
+    assert_eq!(copy.status().routes, 2);
+    let names: Vec<String> = copy.lines().iter().map(RouteLine::name).collect();
+    assert_eq!(names, ["a.x/", "a.x:8443/"]);
+    assert!(copy.serves(&RouteKey::from("a.x/").at(Some(8443))));
+    assert!(!copy.serves(&RouteKey::from("a.x/").at(Some(80))));
+    // A file of it makes the same again.
+    let (entries, revision) = copy.entries();
+    let other = directory("f", false, &engine);
+    other.replace(&entries, revision);
+    assert_eq!(other.routes(), copy.routes());
+    // Nobody gets a port of a name that somebody else has had for longer.
+    put(&engine, "r/h2/a.x:80", &json!({"instance": "theirs"})).await;
+    copy.apply(&since(&engine, 4).await);
+    assert_eq!(at_ports(&copy, "a.x", [80, 8443, 9]), both);
+    put(&engine, "r/op/a.x", &json!({"instance": "ours"})).await;
+    copy.apply(&since(&engine, 5).await);
+    assert_eq!(at_ports(&copy, "a.x", [80, 8443, 9]), ["ours"; 3]);
+    delete(&engine, vec!["r/op/a.x".to_owned(), "r/h1/a.x".to_owned()]).await;
+    copy.apply(&since(&engine, 6).await);
+    assert_eq!(at_ports(&copy, "a.x", [80, 8443, 9]), ["-", "admin", "-"]);
+    delete(&engine, vec!["r/h1/a.x:8443".to_owned()]).await;
+    reread(&copy, &engine).await;
+    assert_eq!(at_ports(&copy, "a.x", [80, 8443, 9]), ["theirs", "-", "-"]);
+    assert_eq!(copy.status().routes, 1);
 }
