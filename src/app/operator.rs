@@ -406,6 +406,7 @@ impl Operator for AppHandle {
                     age: age.unwrap_or_else(|| self.0.started.1.elapsed()),
                     members: counts.alive,
                     held: counts.held,
+                    unlisted: counts.unlisted,
                     claimed_twice: counts.claimed_twice,
                     problems: counts.problems,
                 }

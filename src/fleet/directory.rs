@@ -458,6 +458,7 @@ impl Directory {
             revision: state.revision,
             alive: state.members().filter(|member| member.alive).count(),
             held: state.routes.held(),
+            unlisted: self.unlisted.load(Ordering::Relaxed),
             claimed_twice: state.claimed_twice,
             problems: state.problems.len() + state.routes.problems().len(),
         }

@@ -208,6 +208,7 @@ async fn an_empty_list_takes_no_claim_away_that_the_host_still_has() {
         .retain(|id| !gone.contains(id));
     assert_eq!(world.claims(25 * SECOND).await.len(), 60);
     assert_eq!(world.directory.status().unlisted, 60);
+    assert_eq!(world.directory.counts().unlisted, 60);
     // By then it is asked for each.
     assert_eq!(world.claims(15 * SECOND).await.len(), 50);
     assert_eq!(world.directory.status().unlisted, 50);
