@@ -193,10 +193,7 @@ async fn look(
     for some in operations.chunks(MOST_OPERATIONS) {
         let compares = some.iter().map(|operation| {
             let (Operation::Put { key, .. } | Operation::Delete(key)) = operation;
-            match there.get(key) {
-                Some((_, modified)) => Compare::Modified(key.clone(), *modified),
-                None => Compare::Absent(key.clone()),
-            }
+            Compare::unchanged(key, there.get(key).map(|(_, modified)| *modified))
         });
         let done = engine.commit(compares.collect(), some.to_vec()).await;
         let done = done.map_err(|error| error.to_string())?;
