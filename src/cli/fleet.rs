@@ -400,6 +400,7 @@ async fn check(arguments: &ListArguments, output: Output) -> Result<(), Failure>
     }
     match found.len() {
         0 => Ok(()),
+        1 => Err(Failure::failed("1 finding")),
         count => Err(Failure::failed(format_args!("{count} findings"))),
     }
 }

@@ -191,11 +191,12 @@ impl Client {
         }
         // An error of the client names the URL, which has no secret in it, and not the fields.
         let failed = |error: reqwest::Error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            Refusal::Away(format!(
-                "{endpoint}: {}",
-                cause.unwrap_or_else(|| error.to_string())
-            ))
+            // The last cause says what has happened: that nobody listens, or a name that nobody knows.
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            Refusal::Away(format!("{endpoint}: {cause}"))
         };
         let response = request.send().await.map_err(failed)?;
         let status = response.status().as_u16();
