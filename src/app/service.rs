@@ -26,6 +26,12 @@ pub(super) struct GatewayService {
     pub(super) acme: Option<Arc<Acme>>,
 }
 
+/// What is known of a request that another member of the fleet has sent: its client's, most of the time.
+struct ByMember {
+    from: FromPeer,
+    cache: ConnectionCache,
+}
+
 /// How long a control plane is asked whether a name exists.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,38 +51,15 @@ impl Backlog for GatewayBody {
     }
 }
 
-impl GatewayService {
-    /// Answers a request of another member of the fleet: its client's, most of the time.
-    async fn call_for_peer(
-        &self,
-        name: &Arc<PeerName>,
-        mut request: ClientRequest,
-        from: &Downstream,
-        interim: &InterimSink,
-    ) -> Response<GatewayBody> {
-        let from_peer = FromPeer::take(Arc::clone(name), request.headers_mut());
-        let (client, local, secure) = match from_peer.facts() {
-            Some(facts) => (facts.client, facts.local, facts.secure),
-            None => (from.client, from.local, true),
-        };
+impl ByMember {
+    fn take(name: &Arc<PeerName>, request: &mut ClientRequest) -> Self {
+        let from = FromPeer::take(Arc::clone(name), request.headers_mut());
         // The next request is another client's.
-        let cache = match from_peer.facts() {
+        let cache = match from.facts() {
             Some(facts) => ConnectionCache::of_client(facts.connection),
             None => ConnectionCache::default(),
         };
-        let arrival = Arrival {
-            client,
-            local,
-            secure,
-            covers: &|_| true,
-            certificate: None,
-            interim: Some(interim),
-            cache: &cache,
-            from_peer: Some(&from_peer),
-            is_asking: false,
-            buffers: None,
-        };
-        Arc::clone(&self.gateway).handle(request, &arrival).await
+        Self { from, cache }
     }
 }
 
@@ -112,25 +95,30 @@ impl Service for GatewayService {
 
     async fn call(
         &self,
-        request: ClientRequest,
+        mut request: ClientRequest,
         (from, cache): &(Downstream, ConnectionCache),
         interim: &InterimSink,
     ) -> Response<GatewayBody> {
-        if let Some(name) = &from.peer {
-            // In a box: most listeners are for clients.
-            return Box::pin(self.call_for_peer(name, request, from, interim)).await;
-        }
-        let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));
+        // In a box: most listeners are for clients. The rest of the way is one future for both, since a
+        // request that is held keeps it.
+        let by_member = from.peer.as_ref();
+        let by_member = by_member.map(|name| Box::new(ByMember::take(name, &mut request)));
+        let facts = by_member.as_ref().and_then(|by| by.from.facts());
+        let tls = from.tls.as_ref().filter(|_| from.peer.is_none());
+        let covers = |host: &str| tls.is_none_or(|tls| tls.covers(host));
         let arrival = Arrival {
-            client: from.client,
-            local: from.local,
-            secure: from.tls.is_some(),
+            client: facts.map_or(from.client, |facts| facts.client),
+            local: facts.map_or(from.local, |facts| facts.local),
+            secure: match facts {
+                Some(facts) => facts.secure,
+                None => from.peer.is_some() || tls.is_some(),
+            },
             covers: &covers,
-            certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
+            certificate: tls.and_then(TlsSession::client_certificate),
             interim: Some(interim),
-            cache,
-            from_peer: None,
-            is_asking: from.is_asking,
+            cache: by_member.as_ref().map_or(cache, |by| &by.cache),
+            from_peer: by_member.as_ref().map(|by| &by.from),
+            is_asking: from.is_asking && from.peer.is_none(),
             buffers: None,
         };
         Arc::clone(&self.gateway).handle(request, &arrival).await

@@ -97,7 +97,9 @@ pub struct Sent<B> {
 }
 
 /// Sends an admitted request by `transport`, and returns the response once its head is there.
-pub(super) async fn dispatch<T>(
+///
+/// A block and no `async fn`, which would keep its arguments twice, in each request's memory.
+pub(super) fn dispatch<T>(
     transport: &T,
     pending: &mut PendingRequest<'_, InstanceStream>,
     arrival: &Arrival<'_>,
@@ -105,107 +107,111 @@ pub(super) async fn dispatch<T>(
     request: &mut T::Request,
     wake: &mut WakeInfo,
     log: &RequestLog,
-) -> Result<Sent<T::Response>, ProxyError>
+) -> impl Future<Output = Result<Sent<T::Response>, ProxyError>> + Send
 where
     T: Transport<Stream = InstanceStream>,
 {
-    let since = log.trace.is_some().then(Instant::now);
-    let hop = arrival.hop(pending.route, pending.port, pending.tls.clone());
-    let mut dispatch = Dispatch { pending, hop };
-    let sent = dispatch.send(transport, admitted, request, wake).await;
-    log.trace_upstream(since);
-    sent
+    async move {
+        let since = log.trace.is_some().then(Instant::now);
+        let hop = arrival.hop(pending.route, pending.port, pending.tls.clone());
+        let mut dispatch = Dispatch { pending, hop };
+        let sent = dispatch.send(transport, admitted, request, wake).await;
+        log.trace_upstream(since);
+        sent
+    }
 }
 
 // === impl Dispatch ===
 
 impl<S: Send + Sync> Dispatch<'_, '_, S> {
     /// Sends the request, and again through the engine while that is safe.
-    pub async fn send<T>(
+    pub fn send<T>(
         &mut self,
         transport: &T,
         admitted: Admitted<S>,
         request: &mut T::Request,
         wake: &mut WakeInfo,
-    ) -> Result<Sent<T::Response>, ProxyError>
+    ) -> impl Future<Output = Result<Sent<T::Response>, ProxyError>> + Send
     where
         T: Transport<Stream = S>,
     {
-        let Admitted {
-            mut ready,
-            mut slot,
-            at: mut now,
-        } = admitted;
-        let (mut breaks, mut pauses) = (0, PAUSES.pauses());
-        loop {
-            let given = ready.connection.take();
-            let error = match transport
-                .send(&ready.endpoint, &self.hop, given, request, now)
-                .await
-            {
-                Ok(response) => {
-                    slot.answered();
-                    if !self.is_not_ready_yet(transport.status(&response), &ready)
-                        || !transport.may_repeat(request)
-                    {
-                        return Ok(Sent {
-                            response,
-                            endpoint: ready.endpoint,
-                            slot,
-                        });
+        async move {
+            let Admitted {
+                mut ready,
+                mut slot,
+                at: mut now,
+            } = admitted;
+            let (mut breaks, mut pauses) = (0, PAUSES.pauses());
+            loop {
+                let given = ready.connection.take();
+                let error = match transport
+                    .send(&ready.endpoint, &self.hop, given, request, now)
+                    .await
+                {
+                    Ok(response) => {
+                        slot.answered();
+                        if !self.is_not_ready_yet(transport.status(&response), &ready)
+                            || !transport.may_repeat(request)
+                        {
+                            return Ok(Sent {
+                                response,
+                                endpoint: ready.endpoint,
+                                slot,
+                            });
+                        }
+                        // The application is still coming up behind its port.
+                        drop(response);
+                        sleep(pauses.advance(|| 0.0)).await;
+                        now = Instant::now();
+                        self.pending.metrics.upstream_retries.increment(1);
+                        continue;
                     }
-                    // The application is still coming up behind its port.
-                    drop(response);
+                    Err(error) => error,
+                };
+                breaks += u32::from(matches!(error, ForwardError::Broken(_)));
+                let instance = &self.pending.resolved.instance;
+                let text = error_text(&error);
+                tracing::debug!(instance = %instance.id(), breaks, error = %text, "not answered");
+                if let ForwardError::Tls(reason) = &error {
+                    self.warn_of_tls(reason);
+                }
+                let suspicion = match error {
+                    ForwardError::Connect(_) => Some(Suspicion::NotConnected(self.hop.port)),
+                    ForwardError::Unsent | ForwardError::Broken(_) => Some(Suspicion::Broken),
+                    ForwardError::TimedOut
+                    | ForwardError::Tls(_)
+                    | ForwardError::Malformed(_)
+                    | ForwardError::Client(_)
+                    | ForwardError::Refused
+                    | ForwardError::NoRoom
+                    | ForwardError::Severed => None,
+                };
+                if let Some(suspicion) = suspicion {
+                    instance.suspect(&ready.endpoint, suspicion).await;
+                }
+                let is_lost = matches!(error, ForwardError::Broken(_) | ForwardError::Severed);
+                let may_repeat = error.is_unsent() || is_lost && transport.may_repeat(request);
+                if !may_repeat || breaks >= MAX_BREAKS || Instant::now() >= self.pending.deadline {
+                    return Err(error.into());
+                }
+                self.pending.metrics.upstream_retries.increment(1);
+                if matches!(error, ForwardError::Unsent | ForwardError::Refused) {
+                    // A port that takes connections and closes them at once is not tried in a hurry.
                     sleep(pauses.advance(|| 0.0)).await;
-                    now = Instant::now();
-                    self.pending.metrics.upstream_retries.increment(1);
-                    continue;
                 }
-                Err(error) => error,
-            };
-            breaks += u32::from(matches!(error, ForwardError::Broken(_)));
-            let instance = &self.pending.resolved.instance;
-            let text = error_text(&error);
-            tracing::debug!(instance = %instance.id(), breaks, error = %text, "not answered");
-            if let ForwardError::Tls(reason) = &error {
-                self.warn_of_tls(reason);
-            }
-            let suspicion = match error {
-                ForwardError::Connect(_) => Some(Suspicion::NotConnected(self.hop.port)),
-                ForwardError::Unsent | ForwardError::Broken(_) => Some(Suspicion::Broken),
-                ForwardError::TimedOut
-                | ForwardError::Tls(_)
-                | ForwardError::Malformed(_)
-                | ForwardError::Client(_)
-                | ForwardError::Refused
-                | ForwardError::NoRoom
-                | ForwardError::Severed => None,
-            };
-            if let Some(suspicion) = suspicion {
-                instance.suspect(&ready.endpoint, suspicion).await;
-            }
-            let is_lost = matches!(error, ForwardError::Broken(_) | ForwardError::Severed);
-            let may_repeat = error.is_unsent() || is_lost && transport.may_repeat(request);
-            if !may_repeat || breaks >= MAX_BREAKS || Instant::now() >= self.pending.deadline {
-                return Err(error.into());
-            }
-            self.pending.metrics.upstream_retries.increment(1);
-            if matches!(error, ForwardError::Unsent | ForwardError::Refused) {
-                // A port that takes connections and closes them at once is not tried in a hurry.
-                sleep(pauses.advance(|| 0.0)).await;
-            }
-            match Box::pin(self.pending.ready_again(wake)).await {
-                Ok(again) => ready = again,
-                // Its name may mean another by now, which has places of its own.
-                Err(ProxyError::Wake(WakeError::Gone)) => {
-                    drop(slot);
-                    self.pending.renew().await?;
-                    let admitted = Box::pin(self.pending.admit(wake)).await?;
-                    (ready, slot) = (admitted.ready, admitted.slot);
+                match Box::pin(self.pending.ready_again(wake)).await {
+                    Ok(again) => ready = again,
+                    // Its name may mean another by now, which has places of its own.
+                    Err(ProxyError::Wake(WakeError::Gone)) => {
+                        drop(slot);
+                        self.pending.renew().await?;
+                        let admitted = Box::pin(self.pending.admit(wake)).await?;
+                        (ready, slot) = (admitted.ready, admitted.slot);
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
+                now = Instant::now();
             }
-            now = Instant::now();
         }
     }
 
@@ -238,15 +244,15 @@ impl Transport for Arc<Upstream> {
     type Request = Outgoing;
     type Response = Response<UpstreamBody>;
 
-    async fn send(
+    fn send(
         &self,
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(InstanceStream, OpenConnection)>,
         request: &mut Outgoing,
         now: Instant,
-    ) -> Result<Response<UpstreamBody>, ForwardError> {
-        Upstream::send(self, endpoint, hop, given, request, now).await
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, ForwardError>> + Send {
+        Upstream::send(self, endpoint, hop, given, request, now)
     }
 
     fn may_repeat(&self, request: &Outgoing) -> bool {

@@ -67,68 +67,71 @@ impl<P: ControlPlane> Gateway<P> {
     }
 
     /// Passes a request on.
+    ///
+    /// A block and no `async fn`, which would keep its arguments twice, in the memory of each request that is held.
     #[allow(clippy::too_many_arguments, reason = "they are what a phase has")]
-    pub(super) async fn pass_to_peer(
+    pub(super) fn pass_to_peer(
         &self,
         (fleet, mut place): (&Fleet, Place),
         mut target: Target,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         arrival: &Arrival<'_>,
         context: &RequestContext,
         wake: &mut WakeInfo,
         extra: &mut ExtraFields,
         log: &mut RequestLog,
-    ) -> Result<Passed, ProxyError> {
-        if arrival.is_asking {
-            // An address of another host is of no use to whoever asks.
-            return Err(ProxyError::Misplaced);
-        }
-        let mut request = request;
-        drop_vain_wish(&mut request, &mut target);
-        // Kept for an instance that turns out to be here after all.
-        let spare = fleet.is_node.then(|| head_of(&request));
-        let mut facts = PeerFacts::about(&target.destination, arrival, context);
-        facts.secure = target.is_secure;
-        let limit = self.patience(&target.destination);
-        let (request, interim) = for_peer(request, &target, &mut facts, arrival, context, log)?;
-        let mut request = PeerRequest::new(request, interim, limit);
-        let mut is_second = false;
-        let response = loop {
-            let (member, claim) = found(place)?;
-            log.fleet_peer = Some(member.name.as_str().into());
-            facts.claimed(&claim, fleet.placement.revision());
-            let hops = arrival.from_peer.map_or(0, FromPeer::hops) + 1;
-            let written = facts.write(hops, request.head_mut().headers_mut());
-            written.ok_or(ProxyError::Target)?;
-            let Some(peers) = &fleet.peers else {
-                return Err(PeerError::Unreachable.into());
-            };
-            let since = log.trace.is_some().then(tokio::time::Instant::now);
-            let sent = peers.send(&member, &request).await;
-            log.trace_upstream(since);
-            self.count_sent(&sent);
-            let response = sent?;
-            let is_misplaced = peer_facts::is_misplaced(response.status(), response.headers());
-            if !is_misplaced {
-                request.is_taken();
-                break response;
+    ) -> impl Future<Output = Result<Passed, ProxyError>> + Send {
+        async move {
+            if arrival.is_asking {
+                // An address of another host is of no use to whoever asks.
+                return Err(ProxyError::Misplaced);
             }
-            if is_second || request.body_again().is_none() {
-                if arrival.from_peer.is_none() {
-                    // Its status is for members: clients would send the request again by themselves.
-                    return Err(ProxyError::Nowhere);
+            drop_vain_wish(&mut request, &mut target);
+            // Kept for an instance that turns out to be here after all.
+            let spare = fleet.is_node.then(|| head_of(&request));
+            let mut facts = PeerFacts::about(&target.destination, arrival, context);
+            facts.secure = target.is_secure;
+            let limit = self.patience(&target.destination);
+            let (request, interim) = for_peer(request, &target, &mut facts, arrival, context, log)?;
+            let mut request = PeerRequest::new(request, interim, limit);
+            let mut is_second = false;
+            let response = loop {
+                let (member, claim) = found(place)?;
+                log.fleet_peer = Some(member.name.as_str().into());
+                facts.claimed(&claim, fleet.placement.revision());
+                let hops = arrival.from_peer.map_or(0, FromPeer::hops) + 1;
+                let written = facts.write(hops, request.head_mut().headers_mut());
+                written.ok_or(ProxyError::Target)?;
+                let Some(peers) = &fleet.peers else {
+                    return Err(PeerError::Unreachable.into());
+                };
+                let since = log.trace.is_some().then(tokio::time::Instant::now);
+                let sent = peers.send(&member, &request).await;
+                log.trace_upstream(since);
+                self.count_sent(&sent);
+                let response = sent?;
+                let is_misplaced = peer_facts::is_misplaced(response.status(), response.headers());
+                if !is_misplaced {
+                    request.is_taken();
+                    break response;
                 }
-                break response;
-            }
-            drop(response);
-            is_second = true;
-            match fleet.elsewhere_by_now(&target.destination.instance).await {
-                Some(elsewhere) => place = elsewhere,
-                None => return here(spare, target, &request),
-            }
-        };
-        let answered = self.respond_for_peer(response, target, arrival, wake, extra, log);
-        answered.map(Passed::Answered)
+                if is_second || request.body_again().is_none() {
+                    if arrival.from_peer.is_none() {
+                        // Its status is for members: clients would send the request again by themselves.
+                        return Err(ProxyError::Nowhere);
+                    }
+                    break response;
+                }
+                drop(response);
+                is_second = true;
+                match fleet.elsewhere_by_now(&target.destination.instance).await {
+                    Some(elsewhere) => place = elsewhere,
+                    None => return here(spare, target, &request),
+                }
+            };
+            let answered = self.respond_for_peer(response, target, arrival, wake, extra, log);
+            answered.map(Passed::Answered)
+        }
     }
 
     /// How long a node may owe the head of a response: as long as it may hold the request, and its

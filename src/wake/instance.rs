@@ -328,28 +328,26 @@ impl<S> Instance<S> {
     /// Asks the task, and waits until the instance is ready, is refused, or `patience` has passed.
     /// A patience that recent wakes say cannot suffice is refused at once, and the wake begun for
     /// the next request. Cancel safe: leaving cancels nothing but this wait.
-    pub async fn ready(
+    pub fn ready(
         &self,
         target: Target,
         rules: &RouteWakeConfig,
         patience: Duration,
         requester: Requester,
-    ) -> Result<Ready<S>, WakeError> {
+    ) -> impl Future<Output = Result<Ready<S>, WakeError>> {
         self.ready_as(WakeKind::Joined, target, rules, patience, requester)
-            .await
     }
 
     /// The same for a request whose connection has failed, after [`Self::suspect`]: it waits for
     /// what the control plane says, and is no wake if the instance is there.
-    pub async fn ready_again(
+    pub fn ready_again(
         &self,
         target: Target,
         rules: &RouteWakeConfig,
         patience: Duration,
         requester: Requester,
-    ) -> Result<Ready<S>, WakeError> {
+    ) -> impl Future<Output = Result<Ready<S>, WakeError>> {
         self.ready_as(WakeKind::Warm, target, rules, patience, requester)
-            .await
     }
 
     async fn ready_as(
@@ -368,7 +366,8 @@ impl<S> Instance<S> {
         let now = Instant::now();
         let deadline = now + patience;
         let (reply, answer) = oneshot::channel();
-        let request = WakeRequest {
+        // In a box at once: whoever is held has this future in memory.
+        let request = Box::new(WakeRequest {
             target,
             // The wake is the instance's: it has its route's time, however soon a client leaves.
             deadline: match patience >= rules.timeout.mul_f64(PATIENT) {
@@ -379,10 +378,10 @@ impl<S> Instance<S> {
             requester,
             kind,
             reply: Some(reply),
-        };
+        });
         let reply = async {
             self.commands
-                .send(Command::Wake(Box::new(request)))
+                .send(Command::Wake(request))
                 .await
                 .map_err(|_| self.why_ended())?;
             answer.await.unwrap_or_else(|_| Err(self.why_ended()))
