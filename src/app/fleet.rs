@@ -13,7 +13,9 @@ use serde_json::Map;
 
 use super::error::AppError;
 use super::membership::Membership;
-use crate::config::{Config, FleetConfig, FleetEngine, FleetRole, ListenerConfig, RouteConfig};
+use crate::config::{
+    Config, FleetConfig, FleetEngine, FleetRole, ListenerConfig, RouteConfig, RouteKey,
+};
 use crate::fleet::records::{Key, MemberRecord, to_hex};
 use crate::fleet::{
     Directory, Engine, EtcdEngine, IdentityFiles, MemoryEngine, Own, PeerIdentity, Placement, Role,
@@ -167,10 +169,22 @@ pub(super) fn vault_of(config: &Config) -> Result<Option<Arc<Vault>>, String> {
     Vault::open(fleet, engine_of(fleet)?, file).map_err(|error| error.to_string())
 }
 
-/// The change without routes of the file, which go before.
-pub(super) fn beside(change: RouteChange, config: &Config) -> RouteChange {
+/// The change without what goes before: routes of the file, which are for every port, and those that this host's
+/// control planes declare for the same port.
+pub(super) fn beside(
+    change: RouteChange,
+    config: &Config,
+    declared: &[Arc<RouteConfig>],
+) -> RouteChange {
     let names: HashSet<_> = config.route.iter().map(|route| route.label()).collect();
-    let other = |route: &Arc<RouteConfig>| !names.contains(route.label());
+    let mut all = change.removed.iter().chain(&change.added);
+    let declared: HashSet<RouteKey> = match all.any(|route| route.listen_port.is_some()) {
+        true => declared.iter().map(|route| route.key()).collect(),
+        false => HashSet::new(),
+    };
+    let other = |route: &Arc<RouteConfig>| {
+        !names.contains(route.label()) && !declared.contains(&route.key())
+    };
     RouteChange {
         removed: change.removed.into_iter().filter(other).collect(),
         added: change.added.into_iter().filter(other).collect(),

@@ -86,7 +86,7 @@ impl Sink for AppHandle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so that a reload sees all of the change or nothing.
-        let change = beside(step().routes, &config);
+        let change = beside(step().routes, &config, &declared.routes);
         if change.removed.is_empty() && change.added.is_empty() {
             return;
         }

@@ -300,6 +300,8 @@ impl AppHandle {
             return Declaration::default();
         }
         let change = RouteChange::between(&declared.routes, &requested.routes);
+        // A route of the directory that one of these stands before may come, or go, with it.
+        let change = change.filter(|change| !running.is_in_fleet(change));
         *declared = requested;
         let service = running.service();
         let reuse_port = config.server.reuse_port;
@@ -382,8 +384,19 @@ impl Running {
         first.cloned()
     }
 
-    /// The directory's routes that no route of the file goes before.
-    pub(super) fn fleet_routes(&self, config: &Config) -> Vec<Arc<RouteConfig>> {
+    /// Whether the directory has one of these routes, too, for the same port.
+    fn is_in_fleet(&self, change: &RouteChange) -> bool {
+        let mut all = change.removed.iter().chain(&change.added);
+        let fleet = self.fleet.get();
+        fleet.is_some_and(|fleet| all.any(|route| fleet.directory.serves(&route.key())))
+    }
+
+    /// The directory's routes that none of the file, and none of these that are declared, goes before.
+    pub(super) fn fleet_routes(
+        &self,
+        config: &Config,
+        declared: &[Arc<RouteConfig>],
+    ) -> Vec<Arc<RouteConfig>> {
         let Some(fleet) = self.fleet.get() else {
             return Vec::new();
         };
@@ -391,11 +404,11 @@ impl Running {
             added: fleet.directory.routes(),
             ..RouteChange::default()
         };
-        beside(change, config).added
+        beside(change, config, declared).added
     }
 
     pub(super) fn use_routes(&self, config: &Config, declared: &Declared) {
-        let of_fleet = self.fleet_routes(config);
+        let of_fleet = self.fleet_routes(config, &declared.routes);
         let routes = config.route.iter().chain(&of_fleet).chain(&declared.routes);
         let routes: Vec<Arc<RouteConfig>> = routes.cloned().collect();
         self.gateway.set_routes(&routes);

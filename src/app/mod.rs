@@ -289,7 +289,7 @@ impl App {
         let parts = running.gateway.parts();
         // Before the first handshake, which would find no certificate.
         let config = self.running.config();
-        running.set_acme_names(&config, &running.fleet_routes(&config));
+        running.set_acme_names(&config, &running.fleet_routes(&config, &[]));
         // Before the first request, which may be one to redirect.
         let https = self.bound.iter().filter_map(Bound::https).collect();
         running.gateway.set_tls_listeners(https);

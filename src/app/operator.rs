@@ -26,6 +26,7 @@ use crate::config::{Config, Protocol, RouteConfig, RouteWakeConfig, TlsSource, r
 use crate::listener::ca_file;
 use crate::names::PlaneIndex;
 use crate::proxy::{ProxyError, error_response};
+use crate::router::OTHER_PORTS;
 use crate::telemetry::{FleetReadings, InstanceCondition, Readings, WakeKind};
 use crate::wake::{
     HookOutcome, Instance, LedgerEntry, Requester, Suspicion, Target, WakeError, WakeStage,
@@ -275,7 +276,7 @@ fn route_view(route: &RouteConfig, source: RouteSource) -> RouteView {
             Protocol::H2 => "h2",
         },
         source,
-        listen_port: route.listen_port,
+        listen_port: route.listen_port.filter(|port| *port != OTHER_PORTS),
         wake_timeout: GoDuration::from(route.wake.timeout).to_string(),
     }
 }
@@ -405,6 +406,7 @@ impl Operator for AppHandle {
                     age: age.unwrap_or_else(|| self.0.started.1.elapsed()),
                     members: counts.alive,
                     held: counts.held,
+                    unlisted: counts.unlisted,
                     claimed_twice: counts.claimed_twice,
                     problems: counts.problems,
                 }

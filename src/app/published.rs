@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::handle::AppHandle;
 use super::plane::ObservedPlane;
-use crate::config::{FleetConfig, FleetPublish, RouteConfig};
+use crate::config::{FleetConfig, FleetPublish, RouteConfig, RouteKey};
 use crate::fleet::publisher::{Host, Inventory};
 use crate::fleet::records::{ClaimRecord, RouteRecord};
 use crate::names::PlaneIndex;
@@ -43,7 +43,7 @@ pub(super) struct PublishedHost {
 /// What one control plane has said.
 struct Said {
     instances: BTreeMap<String, String>,
-    routes: Vec<(String, RouteRecord)>,
+    routes: BTreeMap<RouteKey, RouteRecord>,
     is_whole: bool,
 }
 
@@ -81,7 +81,7 @@ impl PublishedHost {
         let mut said = Said {
             is_whole: listed.odd.is_empty() && listed.more_odd == 0,
             instances: BTreeMap::new(),
-            routes: Vec::new(),
+            routes: BTreeMap::new(),
         };
         let instances = listed.items.into_iter();
         said.instances = instances.map(|one| (one.name, one.id)).collect();
@@ -103,7 +103,7 @@ impl PublishedHost {
                     policy: None,
                     more: Map::new(),
                 };
-                (route.label().to_string(), record)
+                (route.key(), record)
             })
             .collect();
         Ok(said)
@@ -203,7 +203,7 @@ impl Host for PublishedHost {
                         tracing::debug!(hypeman = %plane.name, %error, "what it has is not known");
                         inventory.is_whole = false;
                         trouble = Some(error);
-                        (None, Vec::new())
+                        (None, BTreeMap::new())
                     }
                 };
                 let Some(instances) = self.known(index, said) else {
@@ -212,9 +212,7 @@ impl Host for PublishedHost {
                     break;
                 };
                 twice.extend(inventory.add(named, instances));
-                for (name, record) in routes {
-                    inventory.add_route(named, name, record);
-                }
+                inventory.add_routes(named, routes);
             }
             self.tell(twice);
             match trouble {

@@ -126,7 +126,7 @@ async fn routes(arguments: &ListArguments, output: Output) -> Result<(), Failure
     let rows: Vec<[String; 5]> = lines
         .into_iter()
         .map(|line| {
-            let name = format!("{}{}", line.host, line.path);
+            let name = line.name();
             let policy = line.policy.unwrap_or_else(|| "-".to_owned());
             [
                 name,
@@ -211,7 +211,17 @@ async fn export(config: &ConfigArguments, output: Output) -> Result<(), Failure>
     let opened = Opened::of(config.config.as_deref())?;
     let (directory, entries) = opened.read().await?;
     let policies = policies_of(&entries, &opened.keys)?;
-    let routes = directory.lines().into_iter().map(|line| {
+    let lines = directory.lines().into_iter();
+    let (of_ports, lines): (Vec<_>, Vec<_>) = lines.partition(|line| line.listen_port.is_some());
+    for line in of_ports {
+        output.note(&format!(
+            "left out: `{}` of `{}` is for one port, and a file's routes are for every one; `[ingress] watch = true` \
+             there serves it\n",
+            line.name(),
+            line.source
+        ));
+    }
+    let routes = lines.into_iter().map(|line| {
         let mut keys = Map::new();
         keys.insert("host".to_owned(), line.host.into());
         if line.path != "/" {
@@ -370,7 +380,7 @@ fn findings(
     }
     for line in directory.lines() {
         if !line.instance.starts_with('{') && !claimed.contains(&line.instance) {
-            let name = format!("{}{}", line.host, line.path);
+            let name = line.name();
             found.push(format!("`{name}`: no host claims `{}`", line.instance));
         }
     }
@@ -390,6 +400,7 @@ async fn check(arguments: &ListArguments, output: Output) -> Result<(), Failure>
     }
     match found.len() {
         0 => Ok(()),
+        1 => Err(Failure::failed("1 finding")),
         count => Err(Failure::failed(format_args!("{count} findings"))),
     }
 }

@@ -91,7 +91,7 @@ pub(super) fn policy_in(entry: &Entry, keys: &SealKeys) -> Result<Map<String, Va
 pub(super) fn route_name(arguments: &NameArguments) -> Result<String, Failure> {
     if !arguments.path.starts_with('/') {
         return Err(Failure::failed(format_args!(
-            "`{}` is not a path",
+            "`{}` is not a path, which begins with `/`",
             arguments.path
         )));
     }
@@ -104,6 +104,6 @@ pub(super) fn route_name(arguments: &NameArguments) -> Result<String, Failure> {
 pub(super) fn operators(name: &str) -> Key {
     Key::Route {
         source: OPERATOR.to_owned(),
-        name: name.to_owned(),
+        route: name.into(),
     }
 }

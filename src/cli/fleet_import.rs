@@ -83,6 +83,9 @@ pub(super) async fn import(arguments: &ImportArguments, output: Output) -> Resul
     let file = serde_json::to_value(file).map_err(Failure::failed)?;
     let mut declared = Vec::new();
     let tables = file.get("route").and_then(Value::as_array);
+    if tables.is_none_or(Vec::is_empty) {
+        return Err(Failure::failed(format_args!("{path} has no [[route]]")));
+    }
     for route in tables.into_iter().flatten() {
         declared.push(declare(route, &opened)?);
     }

@@ -45,7 +45,8 @@ pub struct RouteConfig {
     /// Its hosts and its path.
     #[serde(flatten)]
     pub name: RouteName,
-    /// Only for requests that came to this port of ours; a file's routes are for every listener.
+    /// Only for requests that came to this port of ours, or, if it is 0, to one that no other route of its host
+    /// is for; a file's routes are for every listener.
     #[serde(skip)]
     pub listen_port: Option<u16>,
     /// The instance that they go to.

@@ -113,6 +113,26 @@ impl fmt::Debug for RouteName {
 
 // === impl RouteKey ===
 
+impl RouteKey {
+    /// Host and path.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// The port that it is for, if it is for one alone.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The key of the route of this name that is for this port alone, or for every one.
+    pub fn at(&self, port: Option<u16>) -> Self {
+        Self {
+            label: Arc::clone(&self.label),
+            port,
+        }
+    }
+}
+
 /// That of something that is no route of the table, or is one for every port.
 impl From<&str> for RouteKey {
     fn from(label: &str) -> Self {

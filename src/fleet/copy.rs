@@ -116,8 +116,8 @@ impl State {
             record.map(|record| Arc::new(record.member(name, is_front)))
         };
         let problem = match &key {
-            Key::Route { source, name } => {
-                self.routes.put_route((source, name), entry);
+            Key::Route { source, route } => {
+                self.routes.put_route((source, route), entry);
                 None
             }
             Key::Policy(name) => {
@@ -219,7 +219,7 @@ impl State {
 
     pub(super) fn delete(&mut self, key: &Key, hold: bool) {
         match key {
-            Key::Route { source, name } => self.routes.delete_route((source, name), hold),
+            Key::Route { source, route } => self.routes.delete_route((source, route), hold),
             Key::Policy(name) => self.routes.delete_policy(name),
             Key::Claim { host, name } => self.delete_claim(host, name),
             Key::Node(name) => self.silence(name, false),

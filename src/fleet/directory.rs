@@ -21,7 +21,7 @@ use super::rereads::Rereads;
 use super::routes::RouteLine;
 use super::seal::SealKeys;
 use super::status::{Counts, FleetStatus};
-use crate::config::{FleetConfig, RouteConfig, WakeConfig};
+use crate::config::{FleetConfig, RouteConfig, RouteKey, WakeConfig};
 use crate::router::RouteChange;
 
 /// What goes within this goes at once.
@@ -186,6 +186,11 @@ impl Directory {
         self.state().routes.in_force()
     }
 
+    /// Whether a route of this name and port is in force.
+    pub fn serves(&self, route: &RouteKey) -> bool {
+        self.state().routes.serves(route)
+    }
+
     /// The same as operators see them.
     pub fn lines(&self) -> Vec<RouteLine> {
         self.state().routes.lines()
@@ -227,11 +232,6 @@ impl Directory {
         let gone: Vec<Key> = state
             .routes
             .keys()
-            .into_iter()
-            .map(|(name, source)| Key::Route {
-                source: source.to_string(),
-                name: name.to_string(),
-            })
             .filter(|key| !there.contains(key))
             .collect();
         let by_itself = gone.len().saturating_sub(by_hand);
@@ -302,8 +302,8 @@ impl Directory {
         for (place, change) in changes.iter().enumerate() {
             let key = Key::parse(change.key());
             match (change, key) {
-                (Change::Deleted { key, .. }, Some(Key::Route { source, name })) => {
-                    if state.routes.has(&name, &source) {
+                (Change::Deleted { key, .. }, Some(Key::Route { source, route })) => {
+                    if state.routes.has(&route, &source) {
                         gone.insert(key);
                     }
                 }
@@ -458,6 +458,7 @@ impl Directory {
             revision: state.revision,
             alive: state.members().filter(|member| member.alive).count(),
             held: state.routes.held(),
+            unlisted: self.unlisted.load(Ordering::Relaxed),
             claimed_twice: state.claimed_twice,
             problems: state.problems.len() + state.routes.problems().len(),
         }

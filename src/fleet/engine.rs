@@ -11,10 +11,10 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use thiserror::Error;
 
+use super::pages::Pages;
+
 /// As many operations as a transaction may have.
 pub const MOST_OPERATIONS: usize = 100;
-/// As many keys as a page has.
-pub const PAGE: usize = 1_000;
 
 /// A key, its value, and when it was made and changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +124,18 @@ pub enum Compare {
     Modified(String, i64),
 }
 
+// === impl Compare ===
+
+impl Compare {
+    /// The key is as it was read: last changed at this revision, or not there.
+    pub fn unchanged(key: &str, modified: Option<i64>) -> Self {
+        match modified {
+            Some(modified) => Self::Modified(key.to_owned(), modified),
+            None => Self::Absent(key.to_owned()),
+        }
+    }
+}
+
 /// What a transaction does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
@@ -161,6 +173,9 @@ pub enum EngineError {
     /// The engine does not want to, and will not if it is asked again.
     #[error("the directory refuses: {0}")]
     Refused(String),
+    /// What was asked for has more bytes than are taken at once.
+    #[error("the directory's answer has more than {0} bytes")]
+    TooLong(usize),
     /// A transaction has too many operations.
     #[error("a transaction of {0} operations is too large: at most {MOST_OPERATIONS}")]
     TooLarge(usize),
@@ -321,17 +336,21 @@ pub async fn read_all(engine: &dyn Engine, prefix: &str) -> Result<(Vec<Entry>, 
 
 /// Every key of these spans, read in pages at one revision.
 pub async fn read_spans(engine: &dyn Engine, spans: &[Span]) -> Result<Everything, EngineError> {
-    let mut all = Everything::default();
+    let (mut all, mut pages) = (Everything::default(), Pages::default());
     for span in spans {
         let mut from = span.from.clone();
         loop {
             let range = Range {
-                from,
+                from: from.clone(),
                 to: span.to.clone(),
-                limit: PAGE,
+                limit: pages.limit(),
                 revision: all.revision,
             };
-            let page = engine.range(range).await?;
+            let page = match engine.range(range).await {
+                Err(error) if pages.has_failed(&error) => continue,
+                page => page?,
+            };
+            pages.has_come(&page);
             if all.revision == 0 {
                 (all.revision, all.cluster) = (page.revision, page.cluster);
             }

@@ -3,35 +3,39 @@
 //! Guarantees: every call has a deadline and goes to the next member if one does not answer; a watch
 //! ends when the member that it is at has no quorum or does not answer; the password is in no message.
 
+mod answers;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
+use self::answers::{NOT_ETCD, Refusal, cluster, encode, entry, field, news_of, number, refusal};
 use super::engine::{
-    Change, Compare, Engine, EngineError, Entry, MOST_OPERATIONS, News, Operation, Outcome, Page,
-    Range, Span, Watch,
+    Compare, Engine, EngineError, MOST_OPERATIONS, News, Operation, Outcome, Page, Range, Span,
+    Watch,
 };
 use crate::config::{FleetConfig, Secret};
 
 /// How long one member may take for a call.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// How long for a page, since it counts all the keys behind it (1.2 s for two million), and more for each key.
+const FOR_PAGE: Duration = Duration::from_secs(10);
+const FOR_KEY: Duration = Duration::from_micros(200);
 const CONNECT: Duration = Duration::from_secs(1);
 /// How often the member at which there is a watch is asked whether it is one of a quorum.
 const BEAT: Duration = Duration::from_secs(2);
-/// The longest answer of a watch; a page of 1000 keys is a few megabytes at most.
-const LONGEST_LINE: usize = 64 * 1024 * 1024;
-
-/// What is said of an answer that cannot be made anything of.
-const NOT_ETCD: &str = "an answer that is not etcd's";
+/// The longest answer, and the longest of a watch, which has a thousand revisions at most.
+const LONGEST: usize = 64 * 1024 * 1024;
+/// A longer answer is read by a thread of its own.
+const LONG: usize = 1024 * 1024;
 
 /// etcd.
 pub struct EtcdEngine(Arc<Client>);
@@ -43,81 +47,6 @@ struct Client {
     current: AtomicUsize,
     login: Option<(String, PathBuf)>,
     token: Mutex<Option<Secret>>,
-}
-
-/// What a member has answered.
-enum Refusal {
-    /// Another may do better.
-    Away(String),
-    /// The token is not good any more.
-    Token,
-    /// Nobody will.
-    Final(EngineError),
-}
-
-fn encode(bytes: impl AsRef<[u8]>) -> String {
-    BASE64_STANDARD.encode(bytes)
-}
-
-fn decode(value: &Value) -> Vec<u8> {
-    let text = value.as_str().unwrap_or_default();
-    BASE64_STANDARD.decode(text).unwrap_or_default()
-}
-
-/// A number, which the gateway writes as a text, and leaves out if it is 0.
-fn number(value: &Value) -> i64 {
-    let text = value.as_str().and_then(|text| text.parse().ok());
-    text.or_else(|| value.as_i64()).unwrap_or(0)
-}
-
-/// A cluster's number, which needs all of its bits.
-fn cluster(answer: &Value) -> u64 {
-    let value = field(answer, "/header/cluster_id");
-    let text = value.as_str().and_then(|text| text.parse().ok());
-    text.or_else(|| value.as_u64()).unwrap_or(0)
-}
-
-fn entry(value: &Value) -> Option<Entry> {
-    Some(Entry {
-        // What is no text is no key of ours.
-        key: String::from_utf8(decode(value.get("key")?)).ok()?,
-        value: decode(value.get("value").unwrap_or(&Value::Null)),
-        created: number(value.get("create_revision")?),
-        modified: number(value.get("mod_revision")?),
-    })
-}
-
-fn field<'v>(value: &'v Value, path: &str) -> &'v Value {
-    value.pointer(path).unwrap_or(&Value::Null)
-}
-
-/// What an answer that is none means.
-fn refusal(status: u16, body: &str) -> Refusal {
-    let value: Value = serde_json::from_str(body).unwrap_or_default();
-    let value = value
-        .get("error")
-        .filter(|error| error.is_object())
-        .unwrap_or(&value);
-    let text = ["message", "error"]
-        .into_iter()
-        .find_map(|key| value.get(key)?.as_str())
-        .unwrap_or(NOT_ETCD);
-    let code = ["code", "grpc_code"]
-        .into_iter()
-        .find_map(|key| value.get(key)?.as_i64());
-    let text = text.chars().take(200).collect::<String>();
-    if text.contains("has been compacted") {
-        return Refusal::Final(EngineError::Compacted(0));
-    }
-    match code {
-        // Unauthenticated; and what etcd says of a token that it has forgotten.
-        Some(16) => Refusal::Token,
-        _ if text.contains("invalid auth token") => Refusal::Token,
-        // Cancelled, unknown, deadline, exhausted, aborted, internal, unavailable.
-        Some(1 | 2 | 4 | 8 | 10 | 13 | 14) => Refusal::Away(text),
-        Some(_) if status < 500 => Refusal::Final(EngineError::Refused(text)),
-        Some(_) | None => Refusal::Away(format!("{status} {text}")),
-    }
 }
 
 // === impl EtcdEngine ===
@@ -171,11 +100,21 @@ impl fmt::Debug for EtcdEngine {
 impl Client {
     /// Asks the members in turn, the one that answered last first.
     async fn call(&self, path: &str, body: &Value) -> Result<Value, EngineError> {
+        self.call_within(path, body, DEADLINE).await
+    }
+
+    /// The same, where each may take so long.
+    async fn call_within(
+        &self,
+        path: &str,
+        body: &Value,
+        deadline: Duration,
+    ) -> Result<Value, EngineError> {
         let first = self.current.load(Ordering::Relaxed);
         let mut said = String::new();
         for offset in 0..self.endpoints.len() {
             let index = (first + offset) % self.endpoints.len().max(1);
-            match self.call_at(index, path, body).await {
+            match self.call_at(index, path, body, deadline).await {
                 Ok(answer) => {
                     self.current.store(index, Ordering::Relaxed);
                     return Ok(answer);
@@ -189,7 +128,13 @@ impl Client {
     }
 
     /// Asks one member, and logs in if it wants that.
-    async fn call_at(&self, index: usize, path: &str, body: &Value) -> Result<Value, Refusal> {
+    async fn call_at(
+        &self,
+        index: usize,
+        path: &str,
+        body: &Value,
+        deadline: Duration,
+    ) -> Result<Value, Refusal> {
         let asked = async {
             match self.once(index, path, body).await {
                 Err(Refusal::Token) if self.login.is_some() => {
@@ -199,7 +144,7 @@ impl Client {
                 answer => answer,
             }
         };
-        match timeout(DEADLINE, asked).await {
+        match timeout(deadline, asked).await {
             Ok(answer) => answer,
             Err(_) => Err(Refusal::Away("no answer in time".to_owned())),
         }
@@ -246,11 +191,12 @@ impl Client {
         }
         // An error of the client names the URL, which has no secret in it, and not the fields.
         let failed = |error: reqwest::Error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            Refusal::Away(format!(
-                "{endpoint}: {}",
-                cause.unwrap_or_else(|| error.to_string())
-            ))
+            // The last cause says what has happened: that nobody listens, or a name that nobody knows.
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            Refusal::Away(format!("{endpoint}: {cause}"))
         };
         let response = request.send().await.map_err(failed)?;
         let status = response.status().as_u16();
@@ -262,10 +208,22 @@ impl Client {
     }
 
     async fn once(&self, index: usize, path: &str, body: &Value) -> Result<Value, Refusal> {
-        let response = self.send(index, path, body.to_string()).await?;
-        let bytes = response.bytes().await;
-        let bytes = bytes.map_err(|error| Refusal::Away(error.to_string()))?;
-        let answer = serde_json::from_slice(&bytes).ok();
+        let mut response = self.send(index, path, body.to_string()).await?;
+        let mut bytes = Vec::new();
+        let broken = |error: reqwest::Error| Refusal::Away(error.to_string());
+        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+            if bytes.len() + chunk.len() > LONGEST {
+                return Err(Refusal::Final(EngineError::TooLong(LONGEST)));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        let answer = match bytes.len() > LONG {
+            true => {
+                let reading = spawn_blocking(move || serde_json::from_slice(&bytes).ok());
+                reading.await.ok().flatten()
+            }
+            false => serde_json::from_slice(&bytes).ok(),
+        };
         // Whatever else stands at the address may say yes to everything: an answer in which nothing is
         // must not look as if nothing were there.
         let answer = answer.filter(|answer: &Value| {
@@ -277,7 +235,7 @@ impl Client {
     /// Whether this member is one of a quorum, and its revision.
     async fn look_at(&self, index: usize) -> Result<i64, EngineError> {
         let body = json!({ "key": encode("/wakegate/v1/m/accepted"), "keys_only": true });
-        match self.call_at(index, "/v3/kv/range", &body).await {
+        match self.call_at(index, "/v3/kv/range", &body, DEADLINE).await {
             Ok(answer) => Ok(number(field(&answer, "/header/revision"))),
             Err(Refusal::Final(error)) => Err(error),
             Err(Refusal::Away(text)) => Err(EngineError::Unavailable(text)),
@@ -292,6 +250,8 @@ struct Watching {
     index: usize,
     response: reqwest::Response,
     buffer: Vec<u8>,
+    /// So much of it has no end of a line.
+    seen: usize,
     beat: Interval,
 }
 
@@ -309,7 +269,7 @@ impl Watching {
                 let chunk = chunk.map_err(|error| broken(error.to_string()))?;
                 let chunk = chunk.ok_or_else(|| broken("the watch ended".to_owned()))?;
                 self.buffer.extend_from_slice(&chunk);
-                match self.buffer.len() > LONGEST_LINE {
+                match self.buffer.len() > LONGEST {
                     true => Err(broken("an answer of the watch is too long".to_owned())),
                     false => Ok(None),
                 }
@@ -322,52 +282,15 @@ impl Watching {
     }
 
     fn line(&mut self) -> Option<Vec<u8>> {
-        let end = self.buffer.iter().position(|byte| *byte == b'\n')?;
-        let rest = self.buffer.split_off(end + 1);
+        let new = self.buffer.get(self.seen..).unwrap_or_default();
+        let Some(end) = new.iter().position(|byte| *byte == b'\n') else {
+            self.seen = self.buffer.len();
+            return None;
+        };
+        let rest = self.buffer.split_off(self.seen + end + 1);
+        self.seen = 0;
         Some(std::mem::replace(&mut self.buffer, rest))
     }
-}
-
-fn news_of(line: &[u8]) -> Result<Option<News>, EngineError> {
-    if line.iter().all(u8::is_ascii_whitespace) {
-        return Ok(None);
-    }
-    let value: Value = serde_json::from_slice(line)
-        .map_err(|_| EngineError::Unavailable("a watch that is not etcd's".to_owned()))?;
-    let Some(result) = value.get("result") else {
-        let text = field(&value, "/error/message")
-            .as_str()
-            .unwrap_or("the watch ended");
-        return Err(EngineError::Unavailable(text.to_owned()));
-    };
-    let compacted = number(field(result, "/compact_revision"));
-    if compacted > 0 {
-        return Err(EngineError::Compacted(compacted));
-    }
-    if field(result, "/canceled").as_bool() == Some(true) {
-        let text = field(result, "/cancel_reason")
-            .as_str()
-            .unwrap_or("the watch was cancelled");
-        return Err(EngineError::Unavailable(text.to_owned()));
-    }
-    let events = field(result, "/events")
-        .as_array()
-        .map_or(&[][..], Vec::as_slice);
-    let changes: Vec<Change> = events
-        .iter()
-        .filter_map(|event| {
-            let kv = event.get("kv")?;
-            // `PUT` is the word that is left out.
-            match event.get("type").and_then(Value::as_str) {
-                Some("DELETE") => Some(Change::Deleted {
-                    key: String::from_utf8(decode(kv.get("key")?)).ok()?,
-                    revision: number(field(kv, "/mod_revision")),
-                }),
-                Some(_) | None => entry(kv).map(Change::Put),
-            }
-        })
-        .collect();
-    Ok((!changes.is_empty()).then_some(News::Changes(changes)))
 }
 
 impl Engine for EtcdEngine {
@@ -379,7 +302,14 @@ impl Engine for EtcdEngine {
                 "limit": range.limit.to_string(),
                 "revision": range.revision.to_string(),
             });
-            let answer = self.0.call("/v3/kv/range", &body).await?;
+            // One key is no page.
+            let keys = u32::try_from(range.limit).unwrap_or(u32::MAX);
+            let deadline = match keys {
+                0 | 1 => DEADLINE,
+                _ => FOR_PAGE + FOR_KEY * keys,
+            };
+            let asked = self.0.call_within("/v3/kv/range", &body, deadline);
+            let answer = asked.await?;
             let found = field(&answer, "/kvs")
                 .as_array()
                 .map_or(&[][..], Vec::as_slice);
@@ -444,6 +374,7 @@ impl Engine for EtcdEngine {
                     index,
                     response,
                     buffer: Vec::new(),
+                    seen: 0,
                     beat,
                 };
                 let news = stream::unfold(Some(watching), |watching| async move {

@@ -96,7 +96,10 @@ pub async fn follow(directory: Arc<Directory>, sink: Arc<dyn Sink>) {
                 tracing::info!(revision, "fell behind the directory: it is read anew");
                 next = None;
             }
-            EngineError::Unavailable(_) | EngineError::Refused(_) | EngineError::TooLarge(_) => {
+            EngineError::Unavailable(_)
+            | EngineError::Refused(_)
+            | EngineError::TooLong(_)
+            | EngineError::TooLarge(_) => {
                 if !was_away {
                     tracing::warn!(error = %ended, "what is known of the fleet stays in force");
                 }

@@ -63,6 +63,8 @@ struct Shared {
     faults: Mutex<Faults>,
     /// How often keys were asked for.
     reads: AtomicUsize,
+    /// As many keys as a page may have.
+    most: AtomicUsize,
     /// How many keys and changes were given to whoever reads and watches.
     given: AtomicUsize,
     /// The revision and how often watches were broken.
@@ -204,6 +206,7 @@ impl MemoryEngine {
             store: Mutex::new(store),
             faults: Mutex::default(),
             reads: AtomicUsize::new(0),
+            most: AtomicUsize::new(usize::MAX),
             given: AtomicUsize::new(0),
             changed: watch::Sender::new((1, 0)),
         }))
@@ -212,6 +215,11 @@ impl MemoryEngine {
     /// How often keys were asked for so far.
     pub fn reads(&self) -> usize {
         self.0.reads.load(Ordering::Relaxed)
+    }
+
+    /// A page may have so many keys; a longer one is refused.
+    pub fn set_most(&self, keys: usize) {
+        self.0.most.store(keys, Ordering::Relaxed);
     }
 
     /// How many keys and changes were given to whoever reads and watches so far.
@@ -317,6 +325,10 @@ impl Engine for MemoryEngine {
                     keys.map(|(_, entry)| entry.clone()).collect()
                 }
             };
+            let most = self.0.most.load(Ordering::Relaxed);
+            if found.len().min(range.limit) > most {
+                return Err(EngineError::TooLong(most));
+            }
             let more = found.len() > range.limit;
             let entries: Vec<Entry> = found.into_iter().take(range.limit).collect();
             self.0.given.fetch_add(entries.len(), Ordering::Relaxed);

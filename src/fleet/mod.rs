@@ -11,6 +11,7 @@ pub mod follow;
 pub mod identity;
 pub mod memory;
 pub mod operator;
+pub mod pages;
 mod past;
 pub mod placement;
 pub mod presence;

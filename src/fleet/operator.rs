@@ -93,10 +93,7 @@ async fn put_some_routes(
 }
 
 fn same(key: &str, entry: Option<&Entry>) -> Compare {
-    match entry {
-        Some(entry) => Compare::Modified(key.to_owned(), entry.modified),
-        None => Compare::Absent(key.to_owned()),
-    }
+    Compare::unchanged(key, entry.map(|entry| entry.modified))
 }
 
 /// Takes routes away on purpose. Returns how many there were.
@@ -195,7 +192,7 @@ pub async fn relocate(
                 "`{host}` does not claim `{name}` any more"
             )));
         };
-        compares.push(Compare::Modified(old.clone(), before.modified));
+        compares.push(same(&old, Some(&before)));
         operations.push(Operation::Delete(old));
     }
     let new = key(to.0).text();
@@ -225,7 +222,7 @@ mod tests {
     fn route(host: &str) -> Key {
         Key::Route {
             source: "op".to_owned(),
-            name: format!("{host}/"),
+            route: (&*format!("{host}/")).into(),
         }
     }
 

@@ -77,10 +77,7 @@ pub(super) async fn renew(directory: &Directory, engine: &dyn Engine) -> Result<
             .take(TOKENS)
             .collect(),
     };
-    let compare = match there {
-        Some(entry) => Compare::Modified(key.clone(), entry.modified),
-        None => Compare::Absent(key.clone()),
-    };
+    let compare = Compare::unchanged(&key, there.map(|entry| entry.modified));
     let put = Operation::Put {
         key,
         value: write(&next),

@@ -20,6 +20,7 @@ use super::engine::{Compare, MOST_OPERATIONS, Operation, Remembered, read_all};
 use super::past::renew;
 use super::records::{ClaimRecord, Key, RouteRecord, claims_of, read, routes_of, write};
 use super::unlisted::Unlisted;
+use crate::config::RouteKey;
 
 /// How often the host's lists are compared with what is published.
 const LOOK: Duration = Duration::from_secs(1);
@@ -31,8 +32,11 @@ const READ: Duration = Duration::from_secs(30);
 pub struct Inventory {
     /// What is claimed, by the instances' names.
     pub instances: BTreeMap<String, ClaimRecord>,
-    /// Routes by their names (host and path), of the host's ingress resources.
-    pub routes: BTreeMap<String, RouteRecord>,
+    /// Routes of the host's ingress resources, as they are published: the first of a name is for every port, and
+    /// another one, for another port, that says something else is for that alone.
+    pub routes: BTreeMap<RouteKey, RouteRecord>,
+    /// The names and ports that they were declared for.
+    pub places: BTreeSet<RouteKey>,
     /// Whether that is all; or else nothing is taken away.
     pub is_whole: bool,
 }
@@ -59,12 +63,24 @@ impl Inventory {
         taken
     }
 
-    /// Adds a route of a control plane's, unless its instance is claimed for another one, or an earlier one has
-    /// such a route.
-    pub fn add_route(&mut self, plane: Option<&str>, name: String, record: RouteRecord) {
-        let claim = self.instances.get(&record.instance);
-        if claim.is_none_or(|claim| claim.plane.as_deref() == plane) {
-            self.routes.entry(name).or_insert(record);
+    /// Adds the routes of a control plane, except those whose instance is claimed for another one, and those of
+    /// which an earlier one has such a route.
+    pub fn add_routes(&mut self, plane: Option<&str>, routes: BTreeMap<RouteKey, RouteRecord>) {
+        for (route, record) in routes {
+            let claim = self.instances.get(&record.instance);
+            let is_its = claim.is_none_or(|claim| claim.plane.as_deref() == plane);
+            if !is_its || !self.places.insert(route.clone()) {
+                continue;
+            }
+            match self.routes.entry(route.at(None)) {
+                Entry::Vacant(first) => {
+                    first.insert(record);
+                }
+                Entry::Occupied(first) if *first.get() == record => {}
+                Entry::Occupied(_) => {
+                    self.routes.insert(route, record);
+                }
+            }
         }
     }
 }
@@ -177,10 +193,7 @@ async fn look(
     for some in operations.chunks(MOST_OPERATIONS) {
         let compares = some.iter().map(|operation| {
             let (Operation::Put { key, .. } | Operation::Delete(key)) = operation;
-            match there.get(key) {
-                Some((_, modified)) => Compare::Modified(key.clone(), *modified),
-                None => Compare::Absent(key.clone()),
-            }
+            Compare::unchanged(key, there.get(key).map(|(_, modified)| *modified))
         });
         let done = engine.commit(compares.collect(), some.to_vec()).await;
         let done = done.map_err(|error| error.to_string())?;
@@ -235,7 +248,7 @@ fn changes(
     for (route, record) in &inventory.routes {
         let key = Key::Route {
             source: name.to_owned(),
-            name: route.clone(),
+            route: route.clone(),
         };
         let key = key.text();
         let value = changed(known(&key), record, |one| &mut one.more);

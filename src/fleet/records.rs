@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::engine::{Span, end_of};
 use super::placement::{Member, Role};
+use crate::config::RouteKey;
 
 /// What all keys begin with.
 pub const PREFIX: &str = "/wakegate/v1/";
@@ -19,12 +20,13 @@ pub const OPERATOR: &str = "op";
 /// What a key is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
-    /// `r/{source}/{host}[/{path}]`: a route; the name is the host with its path, `/` for none.
+    /// `r/{source}/{host}[:{port}][/{path}]`: a route; its name is the host with its path, `/` for none.
     Route {
         /// Who has written it: `op`, or a member for its ingress resources.
         source: String,
-        /// Host and path, as a route's label has them.
-        name: String,
+        /// Host and path, as a route's label has them, and the port of the gateway's that it is for; without a port
+        /// it is for all that no other route of its source and name is for.
+        route: RouteKey,
     },
     /// `p/{policy}`: what many routes say alike.
     Policy(String),
@@ -157,13 +159,13 @@ impl Key {
         match kind {
             "r" => {
                 let (source, name) = rest.split_once('/')?;
-                let host = name.split('/').next()?;
+                let (place, path) = name.split_once('/').unwrap_or((name, ""));
+                let (host, port) = with_port(place);
                 // Each route has one key.
                 let is_exact = !source.is_empty() && !host.is_empty() && !name.ends_with('/');
-                let slash = if host == name { "/" } else { "" };
                 is_exact.then(|| Self::Route {
                     source: source.to_owned(),
-                    name: format!("{name}{slash}"),
+                    route: RouteKey::from(&*format!("{host}/{path}")).at(port),
                 })
             }
             "p" => Some(Self::Policy(rest.to_owned())),
@@ -186,13 +188,7 @@ impl Key {
     /// The key as the engine has it.
     pub fn text(&self) -> String {
         match self {
-            Self::Route { source, name } => {
-                let name = match name.strip_suffix('/') {
-                    Some(host) => host,
-                    None => name,
-                };
-                format!("{PREFIX}r/{source}/{name}")
-            }
+            Self::Route { source, route } => format!("{PREFIX}r/{source}/{}", place_of(route)),
             Self::Policy(name) => format!("{PREFIX}p/{name}"),
             Self::Claim { host, name } => format!("{PREFIX}i/{host}/{name}"),
             Self::Node(name) => format!("{PREFIX}h/{name}"),
@@ -202,6 +198,26 @@ impl Key {
             Self::Past => format!("{PREFIX}m/past"),
         }
     }
+}
+
+/// A route's host, port and path as its key has them.
+fn place_of(route: &RouteKey) -> String {
+    let name = route.label();
+    let (host, path) = name.split_once('/').unwrap_or((name, ""));
+    let port = route.port().map(|port| format!(":{port}"));
+    let slash = if path.is_empty() { "" } else { "/" };
+    format!("{host}{}{slash}{path}", port.unwrap_or_default())
+}
+
+/// A host and its port, if it has one.
+fn with_port(place: &str) -> (&str, Option<u16>) {
+    let parts = place.rsplit_once(':');
+    let found = parts.and_then(|(host, digits)| {
+        let port: u16 = digits.parse().ok().filter(|port| *port > 0)?;
+        // Each number is written in one way.
+        (port.to_string() == digits).then_some((host, Some(port)))
+    });
+    found.unwrap_or((place, None))
 }
 
 /// The keys that concern a member: all, or of other hosts' claims none, but `own`'s alone.
@@ -325,35 +341,63 @@ mod tests {
             assert_eq!(Key::parse(key), None, "{key}");
         }
         let route = Key::parse("/wakegate/v1/r/op/{app}.a.b/v1/x").unwrap();
-        let name = "{app}.a.b/v1/x".to_owned();
+        let name = "{app}.a.b/v1/x";
         assert_eq!(
             route,
             Key::Route {
                 source: "op".to_owned(),
-                name
+                route: name.into(),
             }
         );
         let root = Key::parse("/wakegate/v1/r/h1/a.b").unwrap();
-        let name = "a.b/".to_owned();
+        let name = "a.b/";
         assert_eq!(
             root,
             Key::Route {
                 source: "h1".to_owned(),
-                name
+                route: name.into(),
             }
         );
         assert_eq!(root.text(), "/wakegate/v1/r/h1/a.b");
     }
 
+    #[test]
+    fn a_route_of_one_port_has_a_key_of_its_own() {
+        for (text, label, port) in [
+            ("a.b:8443", "a.b/", Some(8443)),
+            ("a.b:80/v1/x:81", "a.b/v1/x:81", Some(80)),
+            ("[::1]:80", "[::1]/", Some(80)),
+            ("[::1]", "[::1]/", None),
+            // What is no port is a host's, which none has.
+            ("a.b:0", "a.b:0/", None),
+            ("a.b:080", "a.b:080/", None),
+            ("a.b:65536", "a.b:65536/", None),
+            ("a.b:x", "a.b:x/", None),
+        ] {
+            let key = format!("{PREFIX}r/h1/{text}");
+            let source = "h1".to_owned();
+            let route = RouteKey::from(label).at(port);
+            assert_eq!(
+                Key::parse(&key),
+                Some(Key::Route { source, route }),
+                "{text}"
+            );
+            assert_eq!(Key::parse(&key).unwrap().text(), key);
+        }
+    }
+
     proptest! {
         #[test]
-        fn every_key_is_read_as_it_was_written(name in ".{1,40}", host in "[a-z0-9.-]{1,20}") {
+        fn every_key_is_read_as_it_was_written(name in ".{1,40}", host in "[a-z0-9.-]{1,20}", port in 1..u16::MAX) {
+            let route = |path: &str| RouteKey::from(&*format!("{host}{path}"));
             for key in [
                 Key::Policy(name.clone()),
                 Key::Claim { host: host.clone(), name: name.clone() },
                 Key::Node(host.clone()),
-                Key::Route { source: host.clone(), name: format!("{host}/") },
-                Key::Route { source: "op".to_owned(), name: format!("{host}/v1") },
+                Key::Route { source: host.clone(), route: route("/") },
+                Key::Route { source: "op".to_owned(), route: route("/v1") },
+                Key::Route { source: host.clone(), route: route("/").at(Some(port)) },
+                Key::Route { source: host.clone(), route: route("/v1").at(Some(port)) },
             ] {
                 prop_assert_eq!(Key::parse(&key.text()), Some(key));
             }

@@ -1,8 +1,8 @@
 //! The routes of the directory: who has written them, which one is in force.
 //!
-//! Guarantees: of two with one name the operator's is in force, else the older; what cannot be read
-//! leaves its last good form; a route waits for the policy that it names; what is kept from going
-//! stays in force until it is accepted.
+//! Guarantees: of several sources of one name the operator's routes are in force, else those of the source that has the
+//! oldest, and nobody else's at any port; what cannot be read leaves its last good form; a route waits for the policy
+//! that it names; what is kept from going stays in force until it is accepted.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -12,13 +12,17 @@ use serde_json::{Map, Value};
 use super::engine::Entry;
 use super::records::{Key, OPERATOR, RouteRecord, read, write};
 use super::seal::SealKeys;
-use crate::config::{RouteConfig, RoutePolicy, WakeConfig, declared_policy, declared_route};
-use crate::router::RouteChange;
+use crate::config::{
+    RouteConfig, RouteKey, RoutePolicy, WakeConfig, declared_policy, declared_route,
+};
+use crate::router::{OTHER_PORTS, RouteChange};
 
 /// A route as one source has it.
 #[derive(Debug)]
 struct Candidate {
     source: Arc<str>,
+    /// The port that it is for, if it is for one alone.
+    at: Option<u16>,
     created: i64,
     policy: Option<Arc<str>>,
     /// Its last good form.
@@ -48,10 +52,12 @@ pub(super) struct Routes {
     plain: Arc<RoutePolicy>,
     policies: HashMap<Arc<str>, Policy>,
     by_name: HashMap<Arc<str>, Vec<Candidate>>,
+    /// How many routes there are, whoever has them.
+    count: usize,
     /// Keys that are not in force as they are, and why not.
     problems: BTreeMap<String, String>,
     /// What was in force before the change that is being made.
-    before: HashMap<Arc<str>, Option<Arc<RouteConfig>>>,
+    before: HashMap<Arc<str>, Vec<Arc<RouteConfig>>>,
     held: usize,
 }
 
@@ -62,6 +68,9 @@ pub struct RouteLine {
     pub host: String,
     /// Its path.
     pub path: String,
+    /// The port of the gateway's that it is for, if it is for one alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_port: Option<u16>,
     /// Its instance, or a capture of the host.
     pub instance: String,
     /// Its port.
@@ -72,14 +81,71 @@ pub struct RouteLine {
     pub source: String,
 }
 
-fn winner(candidates: &[Candidate]) -> Option<&Candidate> {
-    let good = candidates.iter().filter(|one| one.route.is_some());
-    good.min_by(|one, other| {
+/// Those of a name's routes that are in force: all of one source.
+fn winners(candidates: &[Candidate]) -> impl Iterator<Item = &Candidate> {
+    let good = || candidates.iter().filter(|one| one.route.is_some());
+    let first = good().min_by(|one, other| {
         let rank = |it: &Candidate| (&*it.source != OPERATOR, it.created);
         rank(one)
             .cmp(&rank(other))
             .then_with(|| one.source.cmp(&other.source))
-    })
+    });
+    good().filter(move |one| first.is_some_and(|first| first.source == one.source))
+}
+
+/// The same as the table has them.
+fn in_force(candidates: &[Candidate]) -> Vec<Arc<RouteConfig>> {
+    let routes = || winners(candidates).filter_map(|one| one.route.as_ref());
+    // A table asks what is for every port first.
+    let has_own = routes().any(|route| route.listen_port.is_some());
+    let as_it_is = |route: &Arc<RouteConfig>| match route.listen_port {
+        None if has_own => Arc::new(RouteConfig {
+            listen_port: Some(OTHER_PORTS),
+            ..RouteConfig::clone(route)
+        }),
+        Some(_) | None => Arc::clone(route),
+    };
+    routes().map(as_it_is).collect()
+}
+
+/// How many routes a name has, whoever has them.
+fn count_of(candidates: &[Candidate]) -> usize {
+    let is_first = |(index, one): &(usize, &Candidate)| {
+        let mut earlier = candidates.iter().take(*index);
+        earlier.all(|other| other.at != one.at)
+    };
+    candidates.iter().enumerate().filter(is_first).count()
+}
+
+// === impl RouteLine ===
+
+impl RouteLine {
+    /// Its host, its port if it is for one alone, and its path.
+    pub fn name(&self) -> String {
+        let port = self.listen_port.map(|port| format!(":{port}"));
+        format!("{}{}{}", self.host, port.unwrap_or_default(), self.path)
+    }
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    /// Whether it is this route of this source.
+    fn is(&self, source: &str, route: &RouteKey) -> bool {
+        &*self.source == source && self.at == route.port()
+    }
+
+    fn route_key(&self, name: &str) -> RouteKey {
+        RouteKey::from(name).at(self.at)
+    }
+
+    /// Its key in the directory, under this name.
+    fn key(&self, name: &str) -> Key {
+        Key::Route {
+            source: self.source.to_string(),
+            route: self.route_key(name),
+        }
+    }
 }
 
 // === impl Routes ===
@@ -95,15 +161,16 @@ impl Routes {
             plain,
             policies: HashMap::new(),
             by_name: HashMap::new(),
+            count: 0,
             problems: BTreeMap::new(),
             before: HashMap::new(),
             held: 0,
         })
     }
 
-    /// How many names there are.
+    /// How many there are, those of several sources once.
     pub(super) fn len(&self) -> usize {
-        self.by_name.len()
+        self.count
     }
 
     /// How many are kept from going.
@@ -117,26 +184,29 @@ impl Routes {
 
     /// The routes that are in force, the oldest first.
     pub(super) fn in_force(&self) -> Vec<Arc<RouteConfig>> {
-        let mut all: Vec<_> = self
-            .by_name
-            .values()
-            .filter_map(|all| winner(all))
-            .collect();
-        all.sort_by(|one, other| {
-            let name = |it: &Candidate| it.route.as_ref().map(|route| Arc::clone(route.label()));
-            (one.created, name(one)).cmp(&(other.created, name(other)))
+        let all = self.by_name.values().flat_map(|all| {
+            let created = winners(all).map(|one| one.created);
+            created.zip(in_force(all))
         });
-        let routes = all.into_iter().filter_map(|one| one.route.clone());
-        routes.collect()
+        let mut all: Vec<(i64, Arc<RouteConfig>)> = all.collect();
+        all.sort_by(|(created, one), (other_created, other)| {
+            (created, one.label()).cmp(&(other_created, other.label()))
+        });
+        all.into_iter().map(|(_, route)| route).collect()
+    }
+
+    /// Whether a route of this name and port is in force.
+    pub(super) fn serves(&self, route: &RouteKey) -> bool {
+        let all = self.by_name.get(route.label());
+        all.is_some_and(|all| in_force(all).iter().any(|one| one.key() == *route))
     }
 
     /// The keys of routes that there are, those that are held apart.
-    pub(super) fn keys(&self) -> HashSet<(Arc<str>, Arc<str>)> {
-        let all = self.by_name.iter().flat_map(|(name, all)| {
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.by_name.iter().flat_map(|(name, all)| {
             let there = all.iter().filter(|one| !one.is_held);
-            there.map(|one| (Arc::clone(name), Arc::clone(&one.source)))
-        });
-        all.collect()
+            there.map(|one| one.key(name))
+        })
     }
 
     pub(super) fn policy_names(&self) -> Vec<String> {
@@ -148,9 +218,9 @@ impl Routes {
         open.chain(shut.cloned()).collect()
     }
 
-    pub(super) fn has(&self, name: &str, source: &str) -> bool {
-        let all = self.by_name.get(name);
-        all.is_some_and(|all| all.iter().any(|one| &*one.source == source && !one.is_held))
+    pub(super) fn has(&self, route: &RouteKey, source: &str) -> bool {
+        let all = self.by_name.get(route.label());
+        all.is_some_and(|all| all.iter().any(|one| one.is(source, route) && !one.is_held))
     }
 
     /// What is wrong with policies that are not there any more is wrong no longer.
@@ -164,9 +234,9 @@ impl Routes {
         if self.before.contains_key(name) {
             return;
         }
-        let found = self.by_name.get(name).and_then(|all| winner(all));
-        let route = found.and_then(|one| one.route.clone());
-        self.before.insert(name.into(), route);
+        let found = self.by_name.get(name);
+        let routes = found.map(|all| in_force(all)).unwrap_or_default();
+        self.before.insert(name.into(), routes);
     }
 
     /// What has changed since it was last asked.
@@ -175,18 +245,18 @@ impl Routes {
         let mut before: Vec<_> = std::mem::take(&mut self.before).into_iter().collect();
         before.sort_by(|one, other| one.0.cmp(&other.0));
         for (name, old) in before {
-            let new = self.by_name.get(&name).and_then(|all| winner(all));
-            let new = new.and_then(|one| one.route.clone());
-            if old == new {
-                continue;
-            }
-            change.removed.extend(old);
-            change.added.extend(new);
+            let new = self.by_name.get(&name);
+            let new = new.map(|all| in_force(all)).unwrap_or_default();
+            let added = new.iter().filter(|route| !old.contains(route));
+            change.added.extend(added.cloned());
+            let removed = old.into_iter().filter(|route| !new.contains(route));
+            change.removed.extend(removed);
         }
         change
     }
 
-    pub(super) fn put_route(&mut self, (source, name): (&str, &str), entry: &Entry) {
+    pub(super) fn put_route(&mut self, (source, key): (&str, &RouteKey), entry: &Entry) {
+        let name = &**key.label();
         let made = read::<RouteRecord>(&entry.value).and_then(|record| {
             let policy = match record.policy.as_deref() {
                 None => Some(Arc::clone(&self.plain)),
@@ -195,12 +265,16 @@ impl Routes {
             let Some(policy) = policy else {
                 return Ok((record, None));
             };
-            let route = declared_route(name, &record.instance, record.port, &policy)?;
+            let mut route = declared_route(name, &record.instance, record.port, &policy)?;
+            route.listen_port = key.port();
             Ok((record, Some(Arc::new(route))))
         });
         self.touch(name);
         let all = self.by_name.entry(name.into()).or_default();
-        let known = all.iter_mut().find(|one| &*one.source == source);
+        if all.iter().all(|one| one.at != key.port()) {
+            self.count += 1;
+        }
+        let known = all.iter_mut().find(|one| one.is(source, key));
         if let Some(known) = &known
             && known.is_held
         {
@@ -216,6 +290,7 @@ impl Routes {
                         // That it is there is known, or it would look gone.
                         all.push(Candidate {
                             source: source.into(),
+                            at: key.port(),
                             created: entry.created,
                             policy: None,
                             route: None,
@@ -253,6 +328,7 @@ impl Routes {
             }
             None => all.push(Candidate {
                 source: source.into(),
+                at: key.port(),
                 created: entry.created,
                 policy,
                 route,
@@ -263,39 +339,40 @@ impl Routes {
     }
 
     /// Takes a route away, or keeps it from going.
-    pub(super) fn delete_route(&mut self, (source, name): (&str, &str), hold: bool) {
+    pub(super) fn delete_route(&mut self, (source, key): (&str, &RouteKey), hold: bool) {
+        let name = &**key.label();
         self.touch(name);
         let Some(all) = self.by_name.get_mut(name) else {
             return;
         };
         if hold {
-            for one in all.iter_mut().filter(|one| &*one.source == source) {
+            for one in all.iter_mut().filter(|one| one.is(source, key)) {
                 self.held += usize::from(!one.is_held);
                 one.is_held = true;
             }
             return;
         }
-        let held = all
-            .iter()
-            .filter(|one| &*one.source == source && one.is_held);
+        let held = all.iter().filter(|one| one.is(source, key) && one.is_held);
         self.held -= held.count();
-        all.retain(|one| &*one.source != source);
+        let count = count_of(all);
+        all.retain(|one| !one.is(source, key));
+        self.count -= count - count_of(all);
         if all.is_empty() {
             self.by_name.remove(name);
         }
-        let (source, name) = (source.to_owned(), name.to_owned());
-        self.problems.remove(&Key::Route { source, name }.text());
+        let (source, route) = (source.to_owned(), key.clone());
+        self.problems.remove(&Key::Route { source, route }.text());
     }
 
     /// What was kept from going goes.
     pub(super) fn release(&mut self) {
         let held = self.by_name.iter().flat_map(|(name, all)| {
             let held = all.iter().filter(|one| one.is_held);
-            held.map(|one| (Arc::clone(&one.source), Arc::clone(name)))
+            held.map(|one| (Arc::clone(&one.source), one.route_key(name)))
         });
         let held: Vec<_> = held.collect();
-        for (source, name) in held {
-            self.delete_route((&source, &name), false);
+        for (source, route) in held {
+            self.delete_route((&source, &route), false);
         }
     }
 
@@ -336,23 +413,21 @@ impl Routes {
             self.touch(&route_name);
             let all = self.by_name.get_mut(&route_name).into_iter().flatten();
             for one in all.filter(|one| uses(one)) {
-                let key = || {
-                    let (source, name) = (one.source.to_string(), route_name.to_string());
-                    Key::Route { source, name }.text()
-                };
+                let key = one.key(&route_name).text();
                 let (instance, port) = match (&one.pending, &one.route) {
                     (Some(record), _) => (record.instance.clone(), record.port),
                     (None, Some(route)) => (route.instance.to_string(), route.port),
                     (None, None) => continue,
                 };
                 match declared_route(&route_name, &instance, port, &policy) {
-                    Ok(route) => {
-                        self.problems.remove(&key());
+                    Ok(mut route) => {
+                        route.listen_port = one.at;
+                        self.problems.remove(&key);
                         one.route = Some(Arc::new(route));
                         one.pending = None;
                     }
                     Err(problem) => {
-                        self.problems.insert(key(), problem);
+                        self.problems.insert(key, problem);
                     }
                 }
             }
@@ -375,12 +450,13 @@ impl Routes {
     }
 
     pub(super) fn lines(&self) -> Vec<RouteLine> {
-        let winners = self.by_name.values().filter_map(|all| winner(all));
+        let winners = self.by_name.values().flat_map(|all| winners(all));
         let lines = winners.filter_map(|one| {
             let route = one.route.as_ref()?;
             Some(RouteLine {
                 host: route.host().to_owned(),
                 path: route.path().to_owned(),
+                listen_port: one.at,
                 instance: route.instance.to_string(),
                 port: route.port,
                 policy: one.policy.as_deref().map(str::to_owned),
@@ -388,7 +464,10 @@ impl Routes {
             })
         });
         let mut lines: Vec<RouteLine> = lines.collect();
-        lines.sort_by(|one, other| (&one.host, &one.path).cmp(&(&other.host, &other.path)));
+        lines.sort_by(|one, other| {
+            let (one_place, other_place) = ((&one.host, &one.path), (&other.host, &other.path));
+            (one_place, one.listen_port).cmp(&(other_place, other.listen_port))
+        });
         lines
     }
 
@@ -412,9 +491,8 @@ impl Routes {
                     }),
                     (None, None) => return None,
                 };
-                let (source, name) = (one.source.to_string(), name.to_string());
                 Some(Entry {
-                    key: Key::Route { source, name }.text(),
+                    key: one.key(name).text(),
                     value,
                     created: one.created,
                     modified: one.created,

@@ -46,6 +46,8 @@ pub struct Counts {
     pub alive: usize,
     /// Routes that are gone and stay in force.
     pub held: usize,
+    /// What this node has published and its own host's list lacks, which stays.
+    pub unlisted: usize,
     /// Names that several hosts claim.
     pub claimed_twice: usize,
     /// Keys that are not in force as they are.

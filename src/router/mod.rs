@@ -24,4 +24,4 @@ pub use path_readings::{
 };
 pub use paths::RouteError;
 pub use route::Route;
-pub use table::{Match, RouteTable};
+pub use table::{Match, OTHER_PORTS, RouteTable};

@@ -16,6 +16,9 @@ use crate::config::{HostKind, InstanceTemplate, RouteConfig};
 use crate::names::Hostname;
 use hypeman::InstanceRef;
 
+/// As the port of a route: it is for every port that no other route of its host is for.
+pub const OTHER_PORTS: u16 = 0;
+
 /// A route and the instance that it names for this request.
 #[derive(Debug, Clone)]
 pub struct Match<S = ()> {
@@ -30,7 +33,7 @@ pub struct Match<S = ()> {
 pub struct RouteTable<S = ()> {
     /// Those of every listener.
     any: Hosts<S>,
-    /// Those of listeners at one port.
+    /// Those of listeners at one port; at [`OTHER_PORTS`] those of all others.
     ports: HashMap<u16, Hosts<S>>,
 }
 
@@ -360,7 +363,7 @@ impl<S> RouteTable<S> {
 
     /// The route of a request that came to a port. The host decides first (a literal one before a
     /// pattern, that before a wildcard; among equals one of every port before one of this port
-    /// alone), then the path among that host's routes.
+    /// alone, and that before one of all other ports), then the path among that host's routes.
     pub fn find(
         &self,
         host: &Hostname,
@@ -401,14 +404,19 @@ impl<S> RouteTable<S> {
 
     fn paths(&self, name: &str, port: u16) -> Option<&Paths<S>> {
         let here = self.ports.get(&port);
+        let other = || self.ports.get(&OTHER_PORTS);
         (self.any.exact(name))
             .or_else(|| here?.exact(name))
+            .or_else(|| other()?.exact(name))
             .or_else(|| self.any.pattern(name))
             .or_else(|| here?.pattern(name))
+            .or_else(|| other()?.pattern(name))
             .or_else(|| self.any.wildcard(name))
             .or_else(|| here?.wildcard(name))
+            .or_else(|| other()?.wildcard(name))
             .or(self.any.rest.as_ref())
             .or_else(|| here?.rest.as_ref())
+            .or_else(|| other()?.rest.as_ref())
     }
 }
 

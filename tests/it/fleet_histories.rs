@@ -55,8 +55,8 @@ impl Host for Instances {
         Box::pin(async {
             Ok(Inventory {
                 instances: self.claims(),
-                routes: BTreeMap::new(),
                 is_whole: true,
+                ..Inventory::default()
             })
         })
     }
@@ -186,7 +186,7 @@ impl History {
             .entry(host.clone())
             .or_default()
             .insert(instance.clone());
-        let (source, name) = ("op".to_owned(), format!("{host}/"));
+        let (source, route) = ("op".to_owned(), (&*format!("{host}/")).into());
         let record = RouteRecord {
             instance,
             port: 8080,
@@ -194,7 +194,7 @@ impl History {
             more: serde_json::Map::new(),
         };
         Operation::Put {
-            key: Key::Route { source, name }.text(),
+            key: Key::Route { source, route }.text(),
             value: write(&record),
             lease: 0,
         }
@@ -232,8 +232,9 @@ impl History {
             }
             9 => {
                 let index = self.random.usize(..ROUTES);
-                let (source, name) = ("op".to_owned(), format!("a{index}.test/"));
-                let done = operator::remove(&self.engine, &[Key::Route { source, name }]).await;
+                let route = (&*format!("a{index}.test/")).into();
+                let source = "op".to_owned();
+                let done = operator::remove(&self.engine, &[Key::Route { source, route }]).await;
                 self.tell(format!("route {index} is removed: {}", done.is_ok()));
             }
             10 => {

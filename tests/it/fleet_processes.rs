@@ -3,10 +3,12 @@
 //!
 //! Guarantees: what is proven goes through the programs and their files alone.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use hypeman::wire::CreateIngress;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use wakegate::fleet::engine::{Engine as _, Operation, read_all};
@@ -16,6 +18,7 @@ use crate::support::browser::Browser;
 use crate::support::etcd::{Etcd, has_etcd};
 use crate::support::fleet::Authority;
 use crate::support::member_process::MemberProcess;
+use crate::support::reserved::Reserved;
 use crate::support::{Plane, Wanted, eventually};
 
 /// Within this a change is at a front, and a host that is away is told.
@@ -210,6 +213,102 @@ async fn a_node_publishes_and_serves_what_all_its_control_planes_have() {
     front.kill();
     node.kill();
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_ingress_routes_of_one_host_for_different_ports_are_each_served_at_its_port() {
+    if !has_etcd() {
+        return;
+    }
+    let (etcd, authority) = (Etcd::start(1).await, Authority::new());
+    let plane = Plane::start().await;
+    let endpoints = etcd.endpoints();
+    let third = Reserved::new();
+    let more = format!("[[listener]]\naddress = \"127.0.0.1:{}\"\n", third.port());
+    let mut front = MemberProcess::front(&authority, &endpoints, "f-1", "", &more);
+    let second = Reserved::new();
+    let more = format!("[[listener]]\naddress = \"127.0.0.1:{}\"\n", second.port());
+    let mut other = MemberProcess::front(&authority, &endpoints, "f-2", "", &more);
+    // The host's own ports are these fronts', at another address.
+    let watch = "[ingress]\nwatch = true\ninterval = \"50ms\"\naddress = \"127.0.0.2\"\n";
+    let beside = (plane.address, &*plane.token);
+    let mut node = MemberProcess::node(&authority, &endpoints, "h-1", beside, "", watch);
+    for (name, instance, port) in [
+        ("a", "web", front.listen.port()),
+        ("b", "admin", third.port()),
+    ] {
+        plane.asleep(Wanted::hello(instance)).await;
+        let rules = json!([{"match": {"hostname": "shop.test", "port": port},
+            "target": {"instance": instance, "port": 8080}}]);
+        let resource = CreateIngress {
+            name: name.to_owned(),
+            rules: serde_json::from_value(rules).unwrap(),
+            ..CreateIngress::default()
+        };
+        plane.client.create_ingress(&resource).await.unwrap();
+    }
+    for member in [&mut node, &mut front, &mut other] {
+        member.start();
+    }
+    for member in [&mut node, &mut front, &mut other] {
+        member.is_ready().await;
+    }
+    let said = async |address: SocketAddr| {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let asked = http.get(format!("http://{address}/"));
+        let answer = asked.header("host", "shop.test").send().await;
+        match answer {
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let at = |ip: &str, port: u16| SocketAddr::new(ip.parse().unwrap(), port);
+    // The lower port's is for every other port, too.
+    let (low, high) = match front.listen.port() < third.port() {
+        true => ("web", "admin"),
+        false => ("admin", "web"),
+    };
+    let (lower, higher) = (
+        front.listen.port().min(third.port()),
+        front.listen.port().max(third.port()),
+    );
+    for (address, instance) in [
+        (at("127.0.0.1", lower), low),
+        (at("127.0.0.1", higher), high),
+        (other.listen, low),
+        (at("127.0.0.1", second.port()), low),
+        // At the host itself, whose table has its directory's routes, too.
+        (at("127.0.0.2", lower), low),
+        (at("127.0.0.2", higher), high),
+    ] {
+        let expected = format!("hello from {instance}");
+        eventually("its own instance answers", async || {
+            said(address).await.starts_with(&expected)
+        })
+        .await;
+    }
+    let listed: Value = serde_json::from_str(&front.fleet("routes --json").await.fine()).unwrap();
+    let route = |instance: &str| {
+        json!({"host": "shop.test", "path": "/", "instance": instance, "port": 8080,
+            "policy": null, "source": "h-1"})
+    };
+    let mut only = route(high);
+    only["listen_port"] = json!(higher);
+    assert_eq!(listed, json!([route(low), only]));
+    let table = front.fleet("routes").await.fine();
+    assert!(table.contains(&format!("shop.test:{higher}/")), "{table}");
+    assert_eq!(front.fleet("check").await.fine(), "");
+    let exported = front.fleet("export").await;
+    assert!(
+        exported.err.contains("left out: `shop.test:"),
+        "{}",
+        exported.err
+    );
+    assert_eq!(exported.fine().matches("[[route]]").count(), 1);
+    for mut member in [node, front, other] {
+        member.kill();
+    }
+    plane.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,21 @@ fn route(instance: &str) -> RouteRecord {
     }
 }
 
+fn routes(all: &[(&str, u16, &str)]) -> BTreeMap<RouteKey, RouteRecord> {
+    let one = |(name, port, instance): &(&str, u16, &str)| {
+        (RouteKey::from(*name).at(Some(*port)), route(instance))
+    };
+    all.iter().map(one).collect()
+}
+
+/// What is published: names, ports, instances.
+fn of(inventory: &Inventory) -> Vec<(&str, Option<u16>, &str)> {
+    let routes = inventory.routes.iter();
+    routes
+        .map(|(key, record)| (&**key.label(), key.port(), &*record.instance))
+        .collect()
+}
+
 #[test]
 fn a_name_of_two_control_planes_is_the_first_ones_and_so_are_its_routes() {
     let mut inventory = Inventory::default();
@@ -38,13 +53,36 @@ fn a_name_of_two_control_planes_is_the_first_ones_and_so_are_its_routes() {
     assert_eq!(said("web"), ("a1".to_owned(), None));
     assert_eq!(said("api"), ("b1".to_owned(), Some("b".to_owned())));
     // A tenant of one is not served by another's instance of the same name.
-    inventory.add_route(Some("b"), "b.test/".to_owned(), route("web"));
+    inventory.add_routes(Some("b"), routes(&[("b.test/", 80, "web")]));
     assert!(inventory.routes.is_empty());
-    inventory.add_route(Some("b"), "b.test/".to_owned(), route("api"));
-    inventory.add_route(None, "a.test/".to_owned(), route("web"));
-    inventory.add_route(Some("b"), "a.test/".to_owned(), route("api"));
-    let of = |name: &str| inventory.routes[name].instance.clone();
-    assert_eq!((of("a.test/"), of("b.test/")), ("web".into(), "api".into()));
+    inventory.add_routes(Some("b"), routes(&[("b.test/", 80, "api")]));
+    inventory.add_routes(None, routes(&[("a.test/", 80, "web")]));
+    inventory.add_routes(Some("b"), routes(&[("a.test/", 80, "api")]));
+    assert_eq!(
+        of(&inventory),
+        [("a.test/", None, "web"), ("b.test/", None, "api")]
+    );
+}
+
+#[test]
+fn of_two_routes_of_one_name_for_different_ports_both_are_published() {
+    let mut inventory = Inventory::default();
+    let two = [("a.test/", 8443, "admin"), ("a.test/", 80, "web")];
+    inventory.add_routes(None, routes(&two));
+    let both = [("a.test/", None, "web"), ("a.test/", Some(8443), "admin")];
+    assert_eq!(of(&inventory), both);
+    // One that says the same needs no key of its own.
+    inventory.add_routes(None, routes(&[("a.test/", 443, "web")]));
+    assert_eq!(of(&inventory), both);
+    // What an earlier control plane has for a port stays its own, and what is for all others, too.
+    let later = [
+        ("a.test/", 80, "x"),
+        ("a.test/", 443, "x"),
+        ("a.test/", 79, "x"),
+    ];
+    inventory.add_routes(Some("b"), routes(&later));
+    let three = [both[0], ("a.test/", Some(79), "x"), both[1]];
+    assert_eq!(of(&inventory), three);
 }
 
 #[test]
@@ -170,6 +208,7 @@ async fn an_empty_list_takes_no_claim_away_that_the_host_still_has() {
         .retain(|id| !gone.contains(id));
     assert_eq!(world.claims(25 * SECOND).await.len(), 60);
     assert_eq!(world.directory.status().unlisted, 60);
+    assert_eq!(world.directory.counts().unlisted, 60);
     // By then it is asked for each.
     assert_eq!(world.claims(15 * SECOND).await.len(), 50);
     assert_eq!(world.directory.status().unlisted, 50);

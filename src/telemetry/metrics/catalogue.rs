@@ -68,6 +68,7 @@ pub(super) const FLEET_REVISION: &str = "wakegate_fleet_revision";
 pub(super) const FLEET_AGE: &str = "wakegate_fleet_age_seconds";
 pub(super) const FLEET_MEMBERS: &str = "wakegate_fleet_members";
 pub(super) const FLEET_HELD: &str = "wakegate_fleet_routes_held";
+pub(super) const FLEET_UNLISTED: &str = "wakegate_fleet_unlisted";
 pub(super) const FLEET_TWICE: &str = "wakegate_fleet_names_claimed_twice";
 pub(super) const FLEET_PROBLEMS: &str = "wakegate_fleet_problems";
 pub(super) const BUILD_INFO: &str = "wakegate_build_info";
@@ -364,6 +365,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         FLEET_HELD,
         Gauge,
         "Routes that are gone from the fleet's directory and stay in force until that is accepted",
+    ),
+    (
+        FLEET_UNLISTED,
+        Gauge,
+        "What this node has published and its host's list lacks, which stays until that is confirmed or accepted",
     ),
     (
         FLEET_TWICE,

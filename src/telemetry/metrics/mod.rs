@@ -69,6 +69,8 @@ pub struct FleetReadings {
     pub members: usize,
     /// Routes that are gone and stay in force.
     pub held: usize,
+    /// What this node has published, its host's list lacks, and stays.
+    pub unlisted: usize,
     /// Names that several hosts claim.
     pub claimed_twice: usize,
     /// Keys that are not in force as they are.
@@ -497,6 +499,7 @@ impl Metrics {
                 (name::FLEET_AGE, fleet.age.as_secs_f64()),
                 (name::FLEET_MEMBERS, fleet.members as f64),
                 (name::FLEET_HELD, fleet.held as f64),
+                (name::FLEET_UNLISTED, fleet.unlisted as f64),
                 (name::FLEET_TWICE, fleet.claimed_twice as f64),
                 (name::FLEET_PROBLEMS, fleet.problems as f64),
             ] {

@@ -234,7 +234,7 @@ impl Fleet {
         self.tell(&format!("the directory: {trouble:?}"));
         let route = |index: usize| Key::Route {
             source: "op".to_owned(),
-            name: format!("r{index}.test/"),
+            route: (&*format!("r{index}.test/")).into(),
         };
         match trouble {
             Trouble::Delays(ms) => self.engine.set_faults(Faults {
