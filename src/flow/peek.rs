@@ -34,11 +34,15 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
         Self::of(stream, BytesMut::new())
     }
 
-    /// A stream with the bytes that were read of it already.
+    /// A stream with the bytes that were read of it already. The room that they were read into is let go: most
+    /// connections live much longer than their first bytes.
     pub(crate) fn of(stream: S, peeked: BytesMut) -> Self {
         Self {
             stream,
-            peeked,
+            peeked: match peeked.is_empty() {
+                true => BytesMut::new(),
+                false => BytesMut::from(&*peeked),
+            },
             held: None,
         }
     }
@@ -166,6 +170,15 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "rest and more");
+    }
+
+    #[test]
+    fn the_room_that_the_first_bytes_were_read_into_is_let_go() {
+        let kept = |peeked| PeekStream::of(tokio::io::empty(), peeked).peeked.capacity();
+        let mut room = BytesMut::with_capacity(8192);
+        assert_eq!(kept(room.split_off(100)), 0);
+        room.extend_from_slice(b"first");
+        assert!(kept(room) < 100);
     }
 
     #[tokio::test]

@@ -307,7 +307,7 @@ impl<P: ControlPlane> Wake<P> {
         let mut pending = PendingRequest {
             user_agent: context.user_agent.as_ref(),
             head_bytes: judged.head_bytes,
-            trace: log.trace.as_ref().and_then(Trace::parent),
+            trace: log.trace.as_deref().and_then(Trace::parent),
             ..gateway.pending(&target.destination, &resolved, &look_up, may_wake)
         };
         let again = Handshake::of(&target, &outgoing, &hop);

@@ -274,7 +274,7 @@ impl<P: ControlPlane> Gateway<P> {
         let log = &mut transaction.log;
         log.method = request.method().clone();
         log.target = request.uri().path_and_query().cloned();
-        log.trace = self.parts.tracer.begin(headers, is_trusted);
+        log.trace = self.parts.tracer.begin(headers, is_trusted).map(Box::new);
         log.trace_id = match &log.trace {
             Some(trace) => Some(trace.trace_id()),
             None if fields.has(Field::TraceParent) => trace_id_of(headers),

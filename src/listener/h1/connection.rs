@@ -106,7 +106,9 @@ where
                 let is_head = refusal.method == Some(Method::HEAD);
                 let response = service.refuse(*refusal, &from.0);
                 // In a box, as what is seldom needed.
-                return Box::pin(connection.refuse(response, is_head)).await.map(|()| None);
+                return Box::pin(connection.refuse(response, is_head))
+                    .await
+                    .map(|()| None);
             }
             let Some(request) = head.as_ref().map(|head| &head.request) else {
                 return Ok(None);
@@ -115,7 +117,9 @@ where
                 let is_head = *request.method() == Method::HEAD;
                 let refusal = Refusal::of_request(RefusalReason::WrongScheme, request);
                 let response = service.refuse(refusal, &from.0);
-                return Box::pin(connection.refuse(response, is_head)).await.map(|()| None);
+                return Box::pin(connection.refuse(response, is_head))
+                    .await
+                    .map(|()| None);
             }
             // In a box, which is written to at once: it is large, and an idle connection is to be
             // small.
