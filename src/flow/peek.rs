@@ -31,18 +31,15 @@ pub struct PeekStream<S> {
 
 impl<S: AsyncRead + Unpin> PeekStream<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self::of(stream, BytesMut::new())
+        Self::of(stream, &[])
     }
 
-    /// A stream with the bytes that were read of it already. The room that they were read into is let go: most
-    /// connections live much longer than their first bytes.
-    pub(crate) fn of(stream: S, peeked: BytesMut) -> Self {
+    /// A stream with the bytes that were read of it already. They are copied: most connections live
+    /// much longer than the room that their first bytes were read into.
+    pub(crate) fn of(stream: S, peeked: &[u8]) -> Self {
         Self {
             stream,
-            peeked: match peeked.is_empty() {
-                true => BytesMut::new(),
-                false => BytesMut::from(&*peeked),
-            },
+            peeked: BytesMut::from(peeked),
             held: None,
         }
     }
@@ -173,12 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn the_room_that_the_first_bytes_were_read_into_is_let_go() {
-        let kept = |peeked| PeekStream::of(tokio::io::empty(), peeked).peeked.capacity();
-        let mut room = BytesMut::with_capacity(8192);
-        assert_eq!(kept(room.split_off(100)), 0);
-        room.extend_from_slice(b"first");
-        assert!(kept(room) < 100);
+    fn a_stream_of_which_nothing_was_looked_at_has_no_room_for_that() {
+        let kept = |peeked: &[u8]| PeekStream::of(tokio::io::empty(), peeked).peeked.capacity();
+        assert_eq!(kept(b""), 0);
+        assert!(kept(b"first") < 100);
     }
 
     #[tokio::test]

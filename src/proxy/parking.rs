@@ -479,6 +479,6 @@ mod tests {
     fn the_task_of_a_tunnel_is_small() {
         let task = Parking::<hypeman::Client>::tunnel::<TunnelStream, Option<TunnelPlace>>;
         let size = size_of_made(task);
-        assert!(size <= 700, "{size}");
+        assert!(size <= 450, "{size}");
     }
 }

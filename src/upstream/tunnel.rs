@@ -76,9 +76,9 @@ where
     I: InstanceSide,
     H: ParkHost + Reopen<I>,
 {
+    let mut open = carried.open(TunnelState::Open);
     // What an async function is called with would be in its future twice.
     async move {
-        let mut open = carried.open(TunnelState::Open);
         let switched = tokio::select! {
             switched = downstream => switched,
             () = cut(Some(endpoint)) => {

@@ -351,7 +351,7 @@ impl<I: ClientStream> Connection<I> {
 
     /// The connection, for whoever speaks the other protocol.
     fn hand_over(self, exchange: Exchange) -> Option<HandedOver> {
-        let stream = PeekStream::of(self.stream, self.input.into_bytes());
+        let stream = PeekStream::of(self.stream, &self.input.into_bytes());
         Some(HandedOver::new(stream, exchange.upgrade?))
     }
 }
