@@ -44,6 +44,8 @@ const PROBE: Duration = Duration::from_secs(5);
 const BURST_MS: u64 = 90_000;
 const PIPE: usize = 64 * 1024;
 const MASK: Option<[u8; 4]> = Some([1, 2, 3, 4]);
+/// Of a masked frame with a short payload (RFC 6455 §5.2).
+const HEADER: usize = 6;
 /// For messages of the end, when nothing fails any more.
 const LAST: usize = 2;
 
@@ -71,7 +73,7 @@ struct Session {
     has_ended: bool,
     /// It has gone of its own accord.
     has_left: bool,
-    /// When it sent something last: what its instance says when it is taken for asleep does not unpark it.
+    /// When it sent payload last: what its instance says when it is taken for asleep does not unpark it.
     last: Option<Instant>,
     /// What it got last: of which connection, and which message of that.
     got: Option<(usize, u32)>,
@@ -412,12 +414,13 @@ impl<'a> Talk<'a> {
             bytes[message] &= 0x7f;
             bytes.extend(control(0, b"", MASK));
         }
-        let cut = self.random.usize(0..=bytes.len());
-        for (piece, pause) in [(&bytes[..cut], 3000), (&bytes[cut..], 1)] {
+        // A frame is known for payload by its header; what is less, and pings, end no rest.
+        let (cut, known) = (self.random.usize(0..=bytes.len()), message + HEADER);
+        for (piece, sent, pause) in [(&bytes[..cut], cut, 3000), (&bytes[cut..], bytes.len(), 1)] {
             if self.io.write_all(piece).await.is_err() {
                 break;
             }
-            if !piece.is_empty() {
+            if !piece.is_empty() && sent >= known {
                 self.note();
             }
             let pause = Duration::from_millis(self.random.u64(0..pause));
