@@ -31,14 +31,15 @@ pub struct PeekStream<S> {
 
 impl<S: AsyncRead + Unpin> PeekStream<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self::of(stream, BytesMut::new())
+        Self::of(stream, &[])
     }
 
-    /// A stream with the bytes that were read of it already.
-    pub(crate) fn of(stream: S, peeked: BytesMut) -> Self {
+    /// A stream with the bytes that were read of it already. They are copied: most connections live
+    /// much longer than the room that their first bytes were read into.
+    pub(crate) fn of(stream: S, peeked: &[u8]) -> Self {
         Self {
             stream,
-            peeked,
+            peeked: BytesMut::from(peeked),
             held: None,
         }
     }
@@ -166,6 +167,13 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "rest and more");
+    }
+
+    #[test]
+    fn a_stream_of_which_nothing_was_looked_at_has_no_room_for_that() {
+        let kept = |peeked: &[u8]| PeekStream::of(tokio::io::empty(), peeked).peeked.capacity();
+        assert_eq!(kept(b""), 0);
+        assert!(kept(b"first") < 100);
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::address::canonical;
 use super::connection;
+use super::kept::Kept;
 use super::service::Service;
 use super::settings::{ListenerSettings, SettingsHandle};
 use super::shared::Shared;
@@ -296,12 +297,13 @@ impl<S: Service> Acceptor<S> {
         let connection = async move {
             match stream.adopt() {
                 Ok(stream) => {
-                    let _open = shared.metrics.downstream();
-                    connection::serve(stream, peer, at, &settings, service, &shared).await;
+                    let counted = (counted, shared.metrics.downstream());
+                    let kept = Kept::new(permit, seat, counted);
+                    let shared = (&*shared, kept);
+                    connection::serve(stream, peer, at, &settings, service, shared).await;
                 }
                 Err(error) => tracing::debug!(%peer, %error, "a connection did not begin"),
             }
-            drop((permit, counted, seat));
         };
         let tracker = self.shared.drain.served();
         // In a box, which is written to at once: a task is moved several times, and this one is

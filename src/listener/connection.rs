@@ -13,6 +13,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::TryFutureExt as _;
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
@@ -25,6 +26,8 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use super::address::canonical;
 use super::challenge::is_challenge;
 use super::clients::Share;
+use super::h1::HandedOver;
+use super::kept::Kept;
 use super::proxy_protocol::{self, Addresses};
 use super::service::{Downstream, RawConnection, Service, TlsSession};
 use super::settings::{ConnectionLimits, ListenerSettings, Tls};
@@ -82,10 +85,11 @@ impl Drop for Handshake<'_> {
     }
 }
 
-/// A connection on which requests, or another protocol's bytes, are served.
-type Serving<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
+/// A connection on which requests, or another protocol's bytes, are served; it may leave HTTP.
+type Serving<'a> = Pin<Box<dyn Future<Output = io::Result<Option<HandedOver>>> + Send + 'a>>;
 
-/// Serves a connection until it ends. `at` is the address where its socket listens.
+/// Serves a connection until it ends or leaves HTTP, and has `kept` for as long. `at` is the address where its
+/// socket listens.
 ///
 /// Each of its stages is in a box of its own, which is written to at once: an idle connection is to
 /// be as small as what it does then.
@@ -95,7 +99,7 @@ pub(super) fn serve<'a, S: Service>(
     at: SocketAddr,
     settings: &'a ListenerSettings,
     service: S,
-    shared: &'a Shared,
+    (shared, mut kept): (&'a Shared, Kept),
 ) -> impl Future<Output = ()> + Send + use<'a, S> {
     let accepted = Instant::now();
     let config = shared.config.load_full();
@@ -107,7 +111,8 @@ pub(super) fn serve<'a, S: Service>(
             Box::into_pin(begun).await
         };
         let served = match begun {
-            Ok(Some((opened, _share))) => {
+            Ok(Some((opened, share))) => {
+                kept.is_of(share);
                 serving(*opened, accepted, peer, service, shared, &config).await
             }
             Ok(None) => return,
@@ -116,9 +121,12 @@ pub(super) fn serve<'a, S: Service>(
                 return;
             }
         };
-        if let Err(error) = served {
+        match served {
+            // What is spoken there now is none of this task's concern: it ends.
+            Ok(Some(handed_over)) => handed_over.with(kept),
+            Ok(None) => {}
             // A client's mistake or departure.
-            tracing::debug!(%peer, %error, "connection ended");
+            Err(error) => tracing::debug!(%peer, %error, "connection ended"),
         }
     }
 }
@@ -191,7 +199,7 @@ fn serving<'a, S: Service>(
         Opened::Clear(stream, from, true) => {
             let own = own_limits(&from, h2_idle);
             let stream = (stream, accepted);
-            Box::pin(h2::serve(stream, from, service, config, own, drain))
+            Box::pin(h2::serve(stream, from, service, config, own, drain).map_ok(|()| None))
         }
         Opened::Clear(stream, from, false) => {
             let own = own_limits(&from, idle);
@@ -200,7 +208,7 @@ fn serving<'a, S: Service>(
         Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
             let own = own_limits(&from, h2_idle);
             let stream = (stream, accepted);
-            Box::pin(h2::serve(stream, from, service, config, own, drain))
+            Box::pin(h2::serve(stream, from, service, config, own, drain).map_ok(|()| None))
         }
         Opened::Member(stream, from, judge) => {
             let own = own_limits(&from, MEMBER_IDLE);
@@ -209,7 +217,7 @@ fn serving<'a, S: Service>(
             let stream = (stream, accepted);
             Box::pin(async move {
                 tokio::select! {
-                    served = h2::serve(stream, from, service, config, own, drain) => served,
+                    served = h2::serve(stream, from, service, config, own, drain) => served.map(|()| None),
                     reason = not_believed(&judge, leaf) => Err(io::Error::other(reason)),
                 }
             })
@@ -224,7 +232,7 @@ fn serving<'a, S: Service>(
                 .cut()
                 .run_until_cancelled(service.proxy_tcp(raw, buffers))
                 .await;
-            Ok(())
+            Ok(None)
         }),
     }
 }

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use tokio::task::yield_now;
 
 use super::client_stream::ClientStream;
-use super::h1;
+use super::h1::{self, HandedOver};
 use super::service::{Downstream, Service};
 use super::settings::ConnectionLimits;
 use crate::config::ServerConfig;
@@ -22,7 +22,7 @@ pub(super) fn serve_h1<'a, S: Service, I>(
     config: &'a ServerConfig,
     own: ConnectionLimits,
     drain: &'a Drain,
-) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>
+) -> Pin<Box<dyn Future<Output = io::Result<Option<HandedOver>>> + Send + 'a>>
 where
     I: ClientStream,
 {
@@ -37,7 +37,7 @@ where
                 // It may have begun after the connection looked whether it had: once more.
                 yield_now().await;
                 Box::pin(drain.cut().cancelled()).await;
-            } => Ok(()),
+            } => Ok(None),
         }
     })
 }

@@ -25,6 +25,7 @@ mod h2;
 mod http;
 mod informational;
 mod internal;
+mod kept;
 mod lingering;
 pub mod proxy_protocol;
 mod seldom;

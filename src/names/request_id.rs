@@ -43,6 +43,14 @@ impl RequestId {
         }
     }
 
+    /// The same in memory of its own.
+    pub fn copied(&self) -> Self {
+        match HeaderValue::from_bytes(self.as_bytes()) {
+            Ok(value) => Self::of(value),
+            Err(_) => self.clone(),
+        }
+    }
+
     /// As a header value.
     pub fn header(&self) -> &HeaderValue {
         &self.0

@@ -65,7 +65,7 @@ impl<P: ControlPlane> Gateway<P> {
         PendingRequest {
             user_agent: context.user_agent.as_ref(),
             head_bytes: head_bytes(request.uri(), target.fields),
-            trace: log.trace.as_ref().and_then(Trace::parent),
+            trace: log.trace.as_deref().and_then(Trace::parent),
             ..self.pending(destination, resolved, look_up, may_wake)
         }
     }

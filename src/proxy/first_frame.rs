@@ -231,7 +231,8 @@ impl<P: ControlPlane> Waiting<P> {
         let opened = match first {
             Ok(()) => {
                 let opening = self.wake;
-                opening.open(&mut client, &mut transaction).await
+                // In a box, as what follows: what it does for most of its time is small.
+                Box::pin(opening.open(&mut client, &mut transaction)).await
             }
             Err(unopened) => Err(unopened),
         };
@@ -248,7 +249,8 @@ impl<P: ControlPlane> Waiting<P> {
                 if let Some(mut park) = park {
                     let (client, at) = (client.into_stream(), (&endpoint, slot));
                     let carrying = park.carry(client, stream, rules, &carried, at);
-                    let left = carrying.await.say().await;
+                    let parted = Box::pin(carrying).await;
+                    let left = Box::pin(parted.say()).await;
                     drop((place, transaction));
                     return park.leave(left).await;
                 }
@@ -307,7 +309,7 @@ impl<P: ControlPlane> Wake<P> {
         let mut pending = PendingRequest {
             user_agent: context.user_agent.as_ref(),
             head_bytes: judged.head_bytes,
-            trace: log.trace.as_ref().and_then(Trace::parent),
+            trace: log.trace.as_deref().and_then(Trace::parent),
             ..gateway.pending(&target.destination, &resolved, &look_up, may_wake)
         };
         let again = Handshake::of(&target, &outgoing, &hop);

@@ -26,7 +26,7 @@ use super::park_places::ParkPlace;
 use super::pending_request::{PendingRequest, Resolved, queues_of};
 use super::resolve::NameLookUp;
 use super::route::Destination;
-use super::transaction::Transaction;
+use super::transaction::{Transaction, copied};
 use super::wake_info::WakeInfo;
 use crate::client::ClientUpgrade;
 use crate::flow::ClientBuffers;
@@ -98,7 +98,7 @@ impl<P: ControlPlane> Parking<P> {
             instance: Arc::clone(instance),
             may_wake,
             again,
-            user_agent: user_agent.cloned(),
+            user_agent: user_agent.and_then(copied),
             rules: ParkRules::of(park),
             most: park.max,
             slot: None,
@@ -117,7 +117,7 @@ impl<P: ControlPlane> Parking<P> {
     /// Carries bytes between a client that is about to switch and its instance; `kept` lives until
     /// both have been told. It waits for the transaction that it ends.
     pub(super) fn begin_tunnel<I>(
-        mut self: Box<Self>,
+        self: Box<Self>,
         downstream: ClientUpgrade,
         instance: I,
         rules: TunnelRules,
@@ -128,28 +128,47 @@ impl<P: ControlPlane> Parking<P> {
         I: InstanceSide + 'static,
         Self: Reopen<I>,
     {
-        let parts = &self.gateway.parts;
-        let (tunnels, cut) = (parts.tunnels.clone(), parts.cut.clone());
-        let send_timeout = parts.server.load().send_timeout;
-        let carried = Arc::new(Carried::new(Arc::clone(&parts.metrics)));
         let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
-        tunnels.spawn(async move {
-            self.slot = Some(slot);
+        let tunnels = self.gateway.parts.tunnels.clone();
+        let sides = (downstream, instance, rules);
+        tunnels.spawn(self.tunnel(sides, (endpoint, slot), kept, handed_over));
+        transaction
+    }
+
+    /// A tunnel from its switch to its end.
+    fn tunnel<I, K>(
+        mut self: Box<Self>,
+        (downstream, instance, rules): (ClientUpgrade, I, TunnelRules),
+        (endpoint, slot): (Endpoint, Slot),
+        kept: K,
+        handed_over: oneshot::Receiver<Box<Transaction>>,
+    ) -> impl Future<Output = ()> + Send + use<P, I, K>
+    where
+        I: InstanceSide + 'static,
+        K: Send + 'static,
+        Self: Reopen<I>,
+    {
+        self.slot = Some(slot);
+        // What an async function is called with would be in its future twice.
+        async move {
+            let parts = &self.gateway.parts;
+            let (cut, send_timeout) = (parts.cut.clone(), parts.server.load().send_timeout);
+            let carried = Arc::new(Carried::new(Arc::clone(&parts.metrics)));
             let rules = (rules, self.rules);
             let place = (&mut *self, &endpoint);
             let limits = (&cut, send_timeout);
             let tunnel = parkable_tunnel(downstream, instance, rules, &carried, place, limits);
-            let parted = tunnel.await;
+            // In boxes: what it is for most of its time is small, and what comes then is large.
+            let parted = Box::pin(tunnel).await;
             self.slot = None;
-            let left = parted.say().await;
+            let left = Box::pin(parted.say()).await;
             drop(kept);
             // It comes when the head has been written, or cannot be.
             if let Ok(mut transaction) = handed_over.await {
                 transaction.log.carried = Some(Arc::clone(&carried));
             }
             self.leave(left).await;
-        });
-        transaction
+        }
     }
 
     /// Carries the events of an instance to whoever reads the response's body.
@@ -167,7 +186,8 @@ impl<P: ControlPlane> Parking<P> {
         tunnels.spawn(async move {
             let (carried, at) = (Carried::new(metrics), (&endpoint, slot));
             let carrying = self.carry(reader, instance, TunnelRules::default(), &carried, at);
-            let left = carrying.await.say().await;
+            let parted = Box::pin(carrying).await;
+            let left = Box::pin(parted.say()).await;
             self.leave(left).await;
         });
     }
@@ -196,9 +216,9 @@ impl<P: ControlPlane> Parking<P> {
     }
 
     /// An instance that slept hears of its tunnel's end when it is awake again.
-    pub(super) async fn leave<I: InstanceSide>(self: Box<Self>, left: Option<LeftBehind<I>>) {
+    pub(super) async fn leave<I: InstanceSide>(self: Box<Self>, left: Option<Box<LeftBehind<I>>>) {
         if let Some(left) = left {
-            left.end(&*self, &self.gateway.parts.cut).await;
+            Box::pin(left.end(&*self, &self.gateway.parts.cut)).await;
         }
     }
 
@@ -442,5 +462,23 @@ impl<P: ControlPlane> ParkHost for Parking<P> {
 impl<P> fmt::Debug for Parking<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Parking({})", self.instance.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::tunnel_places::TunnelPlace;
+
+    /// The size of what is made of these.
+    fn size_of_made<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_tunnel_is_small() {
+        let task = Parking::<hypeman::Client>::tunnel::<TunnelStream, Option<TunnelPlace>>;
+        let size = size_of_made(task);
+        assert!(size <= 450, "{size}");
     }
 }

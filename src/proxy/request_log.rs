@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
@@ -39,7 +40,8 @@ pub(super) struct RequestLog {
     pub(super) no_path: &'static str,
     pub(super) host: Option<Hostname>,
     pub(super) route: Option<Arc<ActiveRoute>>,
-    pub(super) trace: Option<Trace>,
+    /// In a box: it is large, and most requests have none.
+    pub(super) trace: Option<Box<Trace>>,
     pub(super) trace_id: Option<String>,
     pub(super) instance: Option<Arc<Instance>>,
     /// The other member of the fleet that it goes to, or comes from.
@@ -89,6 +91,14 @@ impl RequestLog {
         }
     }
 
+    /// Nothing of the request's head is kept but the path.
+    pub(super) fn let_head_go(&mut self) {
+        let path = Bytes::copy_from_slice(self.path().as_bytes());
+        if self.target.is_some() {
+            self.target = PathAndQuery::from_maybe_shared(path).ok();
+        }
+    }
+
     fn path(&self) -> &str {
         self.target
             .as_ref()
@@ -121,7 +131,7 @@ impl RequestLog {
         if self.trace.is_none() {
             return;
         }
-        let Some(mut trace) = self.trace.take().filter(Trace::is_recording) else {
+        let Some(mut trace) = self.trace.take().filter(|trace| trace.is_recording()) else {
             return;
         };
         let route = self.route.as_ref().map_or("", |route| route.label());

@@ -135,6 +135,7 @@ impl Drop for GatewayBody {
         match std::mem::replace(&mut self.content, nothing) {
             Content::Switching(tunnel) => {
                 transaction.count();
+                transaction.let_head_go();
                 // Without a tunnel it ends here.
                 let _ended = tunnel.send(transaction);
             }

@@ -276,7 +276,8 @@ impl<P: ControlPlane> Gateway<P> {
         let log = &mut transaction.log;
         log.method = request.method().clone();
         log.target = request.uri().path_and_query().cloned();
-        log.trace = self.parts.tracer.begin(|| request.headers(), is_trusted);
+        let trace = self.parts.tracer.begin(|| request.headers(), is_trusted);
+        log.trace = trace.map(Box::new);
         log.trace_id = match &log.trace {
             Some(trace) => Some(trace.trace_id()),
             None if fields.has(Field::TraceParent) => trace_id_of(request.headers()),

@@ -39,6 +39,11 @@ pub(super) struct ExtraFields {
     pub(super) server_timing: bool,
 }
 
+/// The same value in memory of its own: that of a request shares what the whole head is in.
+pub(super) fn copied(value: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(value.as_bytes()).ok()
+}
+
 // === impl Transaction ===
 
 impl Transaction {
@@ -68,6 +73,15 @@ impl Transaction {
     /// Counts the request as answered: what follows is a tunnel, which is written down at its end.
     pub(super) fn count(&mut self) {
         self.log.count(&self.context, self.wake);
+    }
+
+    /// A tunnel lives much longer than what it began with: nothing of the request's head is kept but what is
+    /// written down at the end.
+    pub(super) fn let_head_go(&mut self) {
+        let context = &mut self.context;
+        context.user_agent = context.user_agent.as_ref().and_then(copied);
+        context.request_id = context.request_id.copied();
+        self.log.let_head_go();
     }
 }
 

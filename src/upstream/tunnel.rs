@@ -64,38 +64,42 @@ where
 }
 
 /// The same for a tunnel that may be parked.
-pub async fn parkable_tunnel<'a, I, H>(
+pub fn parkable_tunnel<'a, I, H>(
     downstream: ClientUpgrade,
     instance: I,
     rules: (TunnelRules, ParkRules),
     carried: &'a Carried,
     (host, endpoint): (&mut H, &Endpoint),
     (stop, send_timeout): (&CancellationToken, Duration),
-) -> Parted<'a, SendTimeout<UpgradedClient>, I>
+) -> impl Future<Output = Parted<'a, SendTimeout<UpgradedClient>, I>>
 where
     I: InstanceSide,
     H: ParkHost + Reopen<I>,
 {
     let mut open = carried.open(TunnelState::Open);
-    let switched = tokio::select! {
-        switched = downstream => switched,
-        () = cut(Some(endpoint)) => {
-            open.cut(EndedBy::Sleep);
-            return Parted::nothing(endpoint.clone());
-        }
-        () = stop.cancelled() => return Parted::nothing(endpoint.clone()),
-    };
-    match switched {
-        Ok(client) => {
-            open.goes_on();
-            let client = SendTimeout::new(client, send_timeout);
-            let place = (host, endpoint);
-            carry_parkable(client, instance, rules, carried, place, stop).await
-        }
-        Err(error) => {
-            open.cut(EndedBy::Client);
-            tracing::debug!(%error, "the client's side of an upgrade did not happen");
-            Parted::nothing(endpoint.clone())
+    // What an async function is called with would be in its future twice.
+    async move {
+        let switched = tokio::select! {
+            switched = downstream => switched,
+            () = cut(Some(endpoint)) => {
+                open.cut(EndedBy::Sleep);
+                return Parted::nothing(endpoint.clone());
+            }
+            () = stop.cancelled() => return Parted::nothing(endpoint.clone()),
+        };
+        match switched {
+            Ok(client) => {
+                open.goes_on();
+                let client = SendTimeout::new(client, send_timeout);
+                let place = (host, endpoint);
+                let carrying = carry_parkable(client, instance, rules, carried, place, stop);
+                Box::pin(carrying).await
+            }
+            Err(error) => {
+                open.cut(EndedBy::Client);
+                tracing::debug!(%error, "the client's side of an upgrade did not happen");
+                Parted::nothing(endpoint.clone())
+            }
         }
     }
 }

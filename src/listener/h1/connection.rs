@@ -74,7 +74,7 @@ enum Waiting {
     DrainGrace,
 }
 
-/// Answers requests until the connection ends.
+/// Answers requests until the connection ends, or leaves HTTP: then it is for whoever waits for that.
 pub(in crate::listener) fn serve<'a, S: Service, I>(
     stream: I,
     from: Downstream,
@@ -82,7 +82,7 @@ pub(in crate::listener) fn serve<'a, S: Service, I>(
     config: &'a ServerConfig,
     own: ConnectionLimits,
     drain: &'a Drain,
-) -> impl Future<Output = io::Result<()>> + Send + use<'a, S, I>
+) -> impl Future<Output = io::Result<Option<HandedOver>>> + Send + use<'a, S, I>
 where
     I: ClientStream,
 {
@@ -106,16 +106,20 @@ where
                 let is_head = refusal.method == Some(Method::HEAD);
                 let response = service.refuse(*refusal, &from.0);
                 // In a box, as what is seldom needed.
-                return Box::pin(connection.refuse(response, is_head)).await;
+                return Box::pin(connection.refuse(response, is_head))
+                    .await
+                    .map(|()| None);
             }
             let Some(request) = head.as_ref().map(|head| &head.request) else {
-                return Ok(());
+                return Ok(None);
             };
             if from.0.is_misplaced {
                 let is_head = *request.method() == Method::HEAD;
                 let refusal = Refusal::of_request(RefusalReason::WrongScheme, request);
                 let response = service.refuse(refusal, &from.0);
-                return Box::pin(connection.refuse(response, is_head)).await;
+                return Box::pin(connection.refuse(response, is_head))
+                    .await
+                    .map(|()| None);
             }
             // In a box, which is written to at once: it is large, and an idle connection is to be
             // small.
@@ -123,15 +127,12 @@ where
             let answering = Box::write(Box::new_uninit(), answering);
             match Box::into_pin(answering).await? {
                 Next::Request => connection.input.let_head_go(),
-                Next::Nothing => return Ok(()),
-                Next::End { may_send } => return connection.end(may_send).await,
+                Next::Nothing => return Ok(None),
+                Next::End { may_send } => return connection.end(may_send).await.map(|()| None),
                 Next::HandOver(exchange) => break exchange,
             }
         };
-        drop(from);
-        // It is one of its client's connections until the other protocol ends.
-        Box::pin(connection.hand_over(*exchange)).await;
-        Ok(())
+        Ok(connection.hand_over(*exchange))
     }
 }
 
@@ -348,14 +349,9 @@ impl<I: ClientStream> Connection<I> {
         }
     }
 
-    /// Gives the connection to whoever speaks the other protocol, and waits until that has ended.
-    async fn hand_over(self, exchange: Exchange) {
-        if let Some(upgrade) = exchange.upgrade {
-            let stream = PeekStream::of(self.stream, self.input.into_bytes());
-            let (stream, ended) = HandedOver::new(stream);
-            // Nobody wants it: it is closed.
-            let _unwanted = upgrade.send(Box::pin(stream));
-            ended.await;
-        }
+    /// The connection, for whoever speaks the other protocol.
+    fn hand_over(self, exchange: Exchange) -> Option<HandedOver> {
+        let stream = PeekStream::of(self.stream, &self.input.into_bytes());
+        Some(HandedOver::new(stream, exchange.upgrade?))
     }
 }

@@ -15,3 +15,4 @@ mod input;
 mod refusal;
 
 pub(super) use self::connection::serve;
+pub(super) use self::handed_over::HandedOver;

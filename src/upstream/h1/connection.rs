@@ -236,7 +236,7 @@ impl Connection {
     /// cut.
     pub(in crate::upstream) fn into_stream(self) -> Option<PeekStream<LeasedStream>> {
         let stream = self.stream.take()?;
-        Some(PeekStream::of(stream, self.input))
+        Some(PeekStream::of(stream, &self.input))
     }
 
     /// The time when its last byte came, if nothing has come, nor the connection's end, since the

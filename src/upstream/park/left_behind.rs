@@ -35,13 +35,13 @@ pub struct LeftBehind<I> {
 
 impl<I: InstanceSide> LeftBehind<I> {
     /// Waits for the instance's next wake, and ends its side then.
-    pub async fn end(self, host: &impl ParkHost, stop: &CancellationToken) {
+    pub async fn end(self: Box<Self>, host: &impl ParkHost, stop: &CancellationToken) {
         let Self {
             mut stream,
             last,
             ip,
             until,
-        } = self;
+        } = *self;
         let mut epochs = host.epochs();
         let endpoint = loop {
             epochs.mark_unchanged();

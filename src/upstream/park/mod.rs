@@ -43,14 +43,16 @@ use crate::telemetry::TunnelState;
 use crate::wake::Endpoint;
 
 /// Carries bytes both ways as [`carry`](super::carry()) does, and through the instance's sleeps.
-pub async fn carry_parkable<'a, C, I, H>(
+///
+/// Each of its states is in a box of its own: a tunnel at rest is to be as small as what it does then.
+pub fn carry_parkable<'a, 'h, C, I, H>(
     client: C,
     instance: I,
     (rules, park): (TunnelRules, ParkRules),
     carried: &'a Carried,
-    (host, endpoint): (&mut H, &Endpoint),
-    stop: &CancellationToken,
-) -> Parted<'a, C, I>
+    (host, endpoint): (&'h mut H, &Endpoint),
+    stop: &'h CancellationToken,
+) -> impl Future<Output = Parted<'a, C, I>>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     I: InstanceSide,
@@ -69,29 +71,32 @@ where
         unheard_since: None,
         delivery: Delivery::Known,
     };
-    let mut open = carried.open(TunnelState::Open);
-    let mut next = Next::Open;
-    loop {
-        next = match next {
-            Next::Open => {
-                open.goes_on();
-                open = carried.open(TunnelState::Open);
-                tunnel.carry(&mut open).await
-            }
-            Next::Rest(is_asleep) => {
-                open.goes_on();
-                open = carried.open(TunnelState::Parked);
-                let rested = tunnel.rest(is_asleep).await;
-                if matches!(rested, Next::Open) {
-                    tunnel.host.leave_place();
+    // What an async function is called with would be in its future twice.
+    async move {
+        let mut open = carried.open(TunnelState::Open);
+        let mut next = Next::Open;
+        loop {
+            next = match next {
+                Next::Open => {
+                    open.goes_on();
+                    open = carried.open(TunnelState::Open);
+                    Box::pin(tunnel.carry(&mut open)).await
                 }
-                rested
-            }
-            Next::Over => {
-                open.over();
-                return Parted::nothing(tunnel.endpoint);
-            }
-            Next::End(end) => return tunnel.part(end, &mut open),
-        };
+                Next::Rest(is_asleep) => {
+                    open.goes_on();
+                    open = carried.open(TunnelState::Parked);
+                    let rested = Box::pin(tunnel.rest(is_asleep)).await;
+                    if matches!(rested, Next::Open) {
+                        tunnel.host.leave_place();
+                    }
+                    rested
+                }
+                Next::Over => {
+                    open.over();
+                    return Parted::nothing(tunnel.endpoint);
+                }
+                Next::End(end) => return tunnel.part(end, &mut open),
+            };
+        }
     }
 }

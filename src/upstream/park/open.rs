@@ -97,7 +97,8 @@ where
                         return Next::Over;
                     }
                     Step::Copied(Err(error)) => {
-                        if let Some(next) = self.broke(&error, open).await {
+                        // In a box, as what is seldom needed.
+                        if let Some(next) = Box::pin(self.broke(&error, open)).await {
                             return next;
                         }
                     }

@@ -22,7 +22,7 @@ use crate::wake::Endpoint;
 pub struct Parted<'a, C, I> {
     farewell: Farewell<'a, C, I>,
     endpoint: Endpoint,
-    left: Option<LeftBehind<I>>,
+    left: Option<Box<LeftBehind<I>>>,
     is_broken: bool,
 }
 
@@ -49,11 +49,13 @@ where
                 None => Bytes::new(),
             };
             let side = relay.instance.take().filter(|_| end.is_known);
-            left = side.map(|side| LeftBehind {
-                stream: side.into_inner(),
-                last,
-                ip: endpoint.ip(),
-                until: end.until,
+            left = side.map(|side| {
+                Box::new(LeftBehind {
+                    stream: side.into_inner(),
+                    last,
+                    ip: endpoint.ip(),
+                    until: end.until,
+                })
             });
         }
         let is_client_gone = end.by == EndedBy::Client && !has_frames;
@@ -95,7 +97,7 @@ where
     }
 
     /// Takes leave of whoever is there; what is left is an instance's side that sleeps.
-    pub async fn say(self) -> Option<LeftBehind<I>> {
+    pub async fn say(self) -> Option<Box<LeftBehind<I>>> {
         self.farewell.say(Some(&self.endpoint)).await;
         self.left
     }

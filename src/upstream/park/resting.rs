@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::end::End;
 use super::host::{InstanceSide, ParkHost, Reopen, Unready, Woken};
@@ -57,7 +57,8 @@ where
                 is_asleep = true;
                 join_at = None;
                 if self.may_join() {
-                    match self.reopen(None, &mut rest).await {
+                    // In a box, as all that a tunnel does seldom while it rests.
+                    match Box::pin(self.reopen(None, &mut rest)).await {
                         Ok(true) => {
                             self.count(UnparkCause::Reconnected);
                             return Next::Open;
@@ -81,6 +82,9 @@ where
                 }
             }
             rest.is_asleep = is_asleep;
+            // One timer for all of them: each of thousands of tunnels has it.
+            let seldom = [self.rules.until, asked_until, join_at];
+            let due = seldom.into_iter().flatten().fold(until, Instant::min);
             let (relay, carried) = (&mut self.relay, self.carried);
             let seen = tokio::select! {
                 seen = poll_fn(|cx| rest.poll(relay, carried, cx)) => seen,
@@ -89,17 +93,23 @@ where
                     self.leave_kernel(&mut asked_until);
                     continue;
                 }
-                () = at(asked_until) => {
-                    self.leave_kernel(&mut asked_until);
-                    continue;
-                }
                 _ = self.epochs.changed(), if is_asleep => continue,
-                () = at(join_at) => continue,
                 () = gone.cancelled() => {
                     break (UnparkCause::Gone, End::restarted("instance gone"));
                 }
-                () = at(Some(until)) => break over(EndedBy::ParkTime),
-                () = at(self.rules.until) => break over(EndedBy::MaxLife),
+                () = sleep_until(due) => {
+                    let is_over = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
+                    if is_over(Some(until)) {
+                        break over(EndedBy::ParkTime);
+                    }
+                    if is_over(self.rules.until) {
+                        break over(EndedBy::MaxLife);
+                    }
+                    if is_over(asked_until) {
+                        self.leave_kernel(&mut asked_until);
+                    }
+                    continue;
+                }
                 () = self.stop.cancelled() => break over(EndedBy::Gateway),
             };
             match seen {
@@ -107,17 +117,19 @@ where
                     wakes += 1;
                     let woke = match self.is_lost() {
                         true => Ok(Woke::Lost),
-                        false => self.wake(what, &mut rest, is_asleep).await,
+                        false => Box::pin(self.wake(what, &mut rest, is_asleep)).await,
                     };
                     let woke = match woke {
-                        Ok(Woke::Lost) => match self.reopen(Some(what), &mut rest).await {
-                            Ok(true) => {
-                                self.count(UnparkCause::Reconnected);
-                                return Next::Open;
+                        Ok(Woke::Lost) => {
+                            match Box::pin(self.reopen(Some(what), &mut rest)).await {
+                                Ok(true) => {
+                                    self.count(UnparkCause::Reconnected);
+                                    return Next::Open;
+                                }
+                                Ok(false) => Ok(Woke::Asleep),
+                                Err(ended) => Err(ended),
                             }
-                            Ok(false) => Ok(Woke::Asleep),
-                            Err(ended) => Err(ended),
-                        },
+                        }
                         woke => woke,
                     };
                     match woke {

@@ -384,3 +384,34 @@ async fn an_instance_that_has_woken_is_asked_for_a_moment_whether_it_knows_a_con
     let (parted, ()) = tokio::join!(tunnel, story);
     assert!(parted.say().await.is_none(), "nobody is there any more");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_at_rest_keeps_little() {
+    let mut around = Around::new().await;
+    let (rules, ours) = (TunnelRules::default(), around.ours.take().unwrap());
+    let park = ParkRules {
+        after: AFTER,
+        buffer: 1024,
+        max_time: DAY,
+        probe: PROBE,
+        reconnects: false,
+        is_one_way: false,
+    };
+    let mut host = &around.host;
+    let mut tunnel = Parkable {
+        relay: Relay::new(duplex(1).0, ours, &around.carried, true),
+        rules,
+        park,
+        carried: &around.carried,
+        endpoint: around.endpoint.clone(),
+        epochs: host.epochs(),
+        host: &mut host,
+        stop: &around.stop,
+        payload_at: Instant::now(),
+        unheard_since: None,
+        delivery: Delivery::Known,
+    };
+    let (all, rest) = (size_of_val(&tunnel), size_of_val(&tunnel.rest(true)));
+    assert!(all <= 800, "{all} bytes of the tunnel");
+    assert!(rest <= 800, "{rest} bytes of its rest");
+}
