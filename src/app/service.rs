@@ -131,7 +131,7 @@ impl Service for GatewayService {
             cache,
             from_peer: None,
             is_asking: from.is_asking,
-            buffers: None,
+            buffers: from.buffers.as_ref(),
         };
         Arc::clone(&self.gateway).handle(request, &arrival).await
     }

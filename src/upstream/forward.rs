@@ -33,7 +33,6 @@ use super::request_body::{BodyFailure, RequestBody};
 use super::response_body::UpstreamBody;
 use crate::config::UpstreamConfig;
 use crate::descriptors;
-use crate::flow::ClientBuffers;
 use crate::instance_tls::{
     Alpn, InstanceStream, TlsHop, Verdict, refusal_of_client_certificate, verdict,
 };
@@ -219,7 +218,8 @@ impl Upstream {
                 .send_h1(endpoint, hop, given, &pool, request, now)
                 .await;
         }
-        let whole = request.give();
+        let buffers = request.buffers().cloned();
+        let whole = (request.give(), buffers.as_ref());
         // In a box: most requests need none of it.
         let sent = Box::pin(self.send_h2(endpoint, hop, given, &pool, whole)).await;
         sent.map_err(|Unanswered(error, unsent)| {
@@ -273,7 +273,7 @@ impl Upstream {
             let answered = {
                 let method = &request.head.method;
                 let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
-                let client = || request.head.extensions.get::<ClientBuffers>().cloned();
+                let client = || request.buffers().cloned();
                 poll_fn(|cx| connection.poll_head(&mut sending, method, &interim, &client, cx))
                     .await
             };

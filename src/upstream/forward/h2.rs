@@ -24,7 +24,8 @@ use crate::instance_tls::InstanceStream;
 use crate::telemetry::UpstreamUse;
 use crate::upstream::h2_peer::{Heard, PeerLimits, UNKNOWN};
 use crate::upstream::h2_pool::{MAX_STREAMS, Stream};
-use crate::upstream::h2_stream::{STREAM_WINDOW, StreamToken};
+use crate::upstream::h2_stream::StreamToken;
+use crate::upstream::h2_windows::WINDOW;
 use crate::upstream::pool::Pool;
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::UpstreamBody;
@@ -34,7 +35,7 @@ use crate::wake::{Endpoint, OpenConnection};
 
 /// That of a connection. All of its streams together cannot use it up: responses that their clients
 /// do not take hold up no others.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS + 1);
+const CONNECTION_WINDOW: u32 = WINDOW * (MAX_STREAMS + 1);
 /// Bytes of a request's body that the library keeps.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of a response's fields.
@@ -46,14 +47,14 @@ type Taken = (http2::SendRequest<TimedBody>, StreamToken);
 // === impl Upstream ===
 
 impl Upstream {
-    /// Any request over HTTP/2.
+    /// Any request over HTTP/2, with its client's side of the budget.
     pub(super) async fn send_h2(
         &self,
         endpoint: &Endpoint,
         hop: &LastHop<'_>,
         mut given: Option<(InstanceStream, OpenConnection)>,
         pool: &Arc<Pool>,
-        request: Request<RequestBody>,
+        (request, buffers): (Request<RequestBody>, Option<&ClientBuffers>),
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let mut request = to_h2(request, hop.tls.is_some());
         let clock = request.extensions().get::<ResponseClock>().cloned();
@@ -72,9 +73,10 @@ impl Upstream {
                 .as_ref()
                 .map_or(Duration::ZERO, |taken| taken.idle_for);
             let stream = match taken {
-                Some(stream) => Ok((of_pool(stream, pool), true)),
+                Some(stream) => Ok((of_pool(stream, pool, buffers), true)),
                 None => {
-                    self.dial_h2(endpoint, hop, given.take(), pool, body.as_ref())
+                    let body = body.as_ref();
+                    self.dial_h2(endpoint, hop, given.take(), pool, body, buffers)
                         .await
                 }
             };
@@ -85,7 +87,8 @@ impl Upstream {
                     return Err(Unanswered::unsent(error, request));
                 }
             };
-            let result = self.exchange(endpoint, (sender, token), request).await;
+            let result = self.exchange(endpoint, (sender, token), request, buffers);
+            let result = result.await;
             match distrusting(pool, idle_for, result) {
                 // Closed between the look and the sending; the next is looked at, or dialled.
                 Err(Unanswered(ForwardError::Unsent, Some(unsent))) if is_pooled => {
@@ -106,16 +109,17 @@ impl Upstream {
         given: Option<(InstanceStream, OpenConnection)>,
         pool: &Arc<Pool>,
         body: Option<&ResponseClock>,
+        buffers: Option<&ClientBuffers>,
     ) -> io::Result<(Taken, bool)> {
         if hop.is_personal() {
             let (sender, _) = self.handshake_h2(endpoint, hop, given).await?;
-            return Ok(((sender, StreamToken(None)), false));
+            return Ok(((sender, StreamToken::alone(buffers)), false));
         }
         let before = pool.failed_dials.load(Ordering::Acquire);
         let _mine = pool.dialling.lock().await;
         loop {
             if let Some(stream) = pool.take_stream(Instant::now(), body) {
-                return Ok((of_pool(stream, pool), true));
+                return Ok((of_pool(stream, pool, buffers), true));
             }
             match pool.unsettled() {
                 Some(limits) => limits.settled().await,
@@ -130,7 +134,7 @@ impl Upstream {
         let made = dialled.inspect_err(|_| {
             pool.failed_dials.fetch_add(1, Ordering::AcqRel);
         })?;
-        Ok((of_pool(pool.add_h2(made, body), pool), false))
+        Ok((of_pool(pool.add_h2(made, body), pool, buffers), false))
     }
 
     /// An exchange over HTTP/2.
@@ -139,6 +143,7 @@ impl Upstream {
         endpoint: &Endpoint,
         (mut sender, stream): Taken,
         request: Request<RequestBody>,
+        buffers: Option<&ClientBuffers>,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let body_stats = request.body().body_stats();
         let (response_timeout, read_timeout) = {
@@ -148,12 +153,11 @@ impl Upstream {
         let clock = request.extensions().get::<ResponseClock>();
         let clock = clock.cloned().unwrap_or_else(ResponseClock::new);
         clock.restart();
-        let buffers = request.extensions().get::<ClientBuffers>().cloned();
         let (head, body) = request.into_parts();
         // Others are kept whole until they are answered, or cannot be sent twice.
         let is_spared = body.is_nothing() && !head.method.is_idempotent();
         let spare = is_spared.then(|| head.clone());
-        let (body, upload) = TimedBody::new(body, &clock, buffers);
+        let (body, upload) = TimedBody::new(body, &clock, buffers.cloned());
         let request = Request::from_parts(head, body);
         let answered = tokio::select! {
             biased;
@@ -212,7 +216,7 @@ impl Upstream {
         let mut builder = http2::Builder::new(tasks.clone());
         builder
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_max_send_streams(UNKNOWN)
             .max_send_buf_size(SEND_BUFFER)
@@ -259,8 +263,9 @@ fn distrusting(
 }
 
 /// A stream of a connection that its pool shares.
-fn of_pool(stream: Stream, pool: &Arc<Pool>) -> Taken {
-    let token = StreamToken(Some((Arc::clone(pool), stream.connection)));
+fn of_pool(stream: Stream, pool: &Arc<Pool>, client: Option<&ClientBuffers>) -> Taken {
+    let place = (pool, stream.connection);
+    let token = StreamToken::of_pool(place, stream.is_crowded, client);
     (stream.sender, token)
 }
 
