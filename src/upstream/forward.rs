@@ -218,8 +218,7 @@ impl Upstream {
                 .send_h1(endpoint, hop, given, &pool, request, now)
                 .await;
         }
-        let buffers = request.buffers().cloned();
-        let whole = (request.give(), buffers.as_ref());
+        let whole = request.give();
         // In a box: most requests need none of it.
         let sent = Box::pin(self.send_h2(endpoint, hop, given, &pool, whole)).await;
         sent.map_err(|Unanswered(error, unsent)| {

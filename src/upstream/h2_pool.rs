@@ -17,8 +17,6 @@ use super::timed_body::TimedBody;
 
 /// Requests at once on a connection; servers commonly allow a hundred.
 pub(super) const MAX_STREAMS: u32 = 100;
-/// Requests at once on a connection that is not crowded.
-const FEW: usize = 16;
 /// Connections that are opened because the others have nothing left, at most.
 const MAX_CONNECTIONS: usize = 64;
 /// A part of a body that waits for so long to be taken waits for the instance, not for its turn.
@@ -35,8 +33,6 @@ pub(super) struct Stream {
     pub(super) connection: ConnectionId,
     /// How long the connection had carried nothing.
     pub(super) idle_for: Duration,
-    /// Whether it carries more than a few.
-    pub(super) is_crowded: bool,
 }
 
 #[derive(Debug)]
@@ -92,7 +88,6 @@ impl H2Connections {
             sender: one.sender.clone(),
             connection: one.id,
             idle_for,
-            is_crowded: one.streams > FEW,
         })
     }
 
@@ -117,7 +112,6 @@ impl H2Connections {
             sender,
             connection: id,
             idle_for: Duration::ZERO,
-            is_crowded: false,
         }
     }
 

@@ -84,8 +84,7 @@ impl Outgoing {
         self
     }
 
-    /// The same, whose response's head counts to this side of the budget while it comes, and its stream
-    /// as long as it is there.
+    /// The same, whose body, and whose response's head while it comes, count to this side of the budget.
     pub fn counting(mut self, buffers: Option<ClientBuffers>) -> Self {
         self.buffers = buffers;
         self

@@ -37,7 +37,8 @@ use crate::listener::service::{Backlog, Downstream, ExtraHeaders, Service};
 /// that is read into. By a heap profile of 9,500 of them: the future that answers it 4,096, which is in a list
 /// with the one that watches it (768), and has another for what it waits for (768 with its transaction, and
 /// 2,560 while it waits for its turn); its places in the library's tables 1,200; its state here 400 (jemalloc's
-/// size classes, release). Over HTTP/2 to its instance it takes more (`upstream::h2_stream`).
+/// size classes, release). One that is at its instance has other futures in place of the last, of as much over
+/// HTTP/1.1 and 8 KiB more over HTTP/2; `limits.max_inflight` bounds those.
 const STREAM: usize = 10 * 1024;
 /// What a tunnel takes besides: the room that each direction is copied through.
 const TUNNEL: usize = 16 * 1024;

@@ -47,14 +47,14 @@ type Taken = (http2::SendRequest<TimedBody>, StreamToken);
 // === impl Upstream ===
 
 impl Upstream {
-    /// Any request over HTTP/2, with its client's side of the budget.
+    /// Any request over HTTP/2.
     pub(super) async fn send_h2(
         &self,
         endpoint: &Endpoint,
         hop: &LastHop<'_>,
         mut given: Option<(InstanceStream, OpenConnection)>,
         pool: &Arc<Pool>,
-        (request, buffers): (Request<RequestBody>, Option<&ClientBuffers>),
+        request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let mut request = to_h2(request, hop.tls.is_some());
         let clock = request.extensions().get::<ResponseClock>().cloned();
@@ -73,10 +73,9 @@ impl Upstream {
                 .as_ref()
                 .map_or(Duration::ZERO, |taken| taken.idle_for);
             let stream = match taken {
-                Some(stream) => Ok((of_pool(stream, pool, buffers), true)),
+                Some(stream) => Ok((of_pool(stream, pool), true)),
                 None => {
-                    let body = body.as_ref();
-                    self.dial_h2(endpoint, hop, given.take(), pool, body, buffers)
+                    self.dial_h2(endpoint, hop, given.take(), pool, body.as_ref())
                         .await
                 }
             };
@@ -87,8 +86,7 @@ impl Upstream {
                     return Err(Unanswered::unsent(error, request));
                 }
             };
-            let result = self.exchange(endpoint, (sender, token), request, buffers);
-            let result = result.await;
+            let result = self.exchange(endpoint, (sender, token), request).await;
             match distrusting(pool, idle_for, result) {
                 // Closed between the look and the sending; the next is looked at, or dialled.
                 Err(Unanswered(ForwardError::Unsent, Some(unsent))) if is_pooled => {
@@ -109,17 +107,16 @@ impl Upstream {
         given: Option<(InstanceStream, OpenConnection)>,
         pool: &Arc<Pool>,
         body: Option<&ResponseClock>,
-        buffers: Option<&ClientBuffers>,
     ) -> io::Result<(Taken, bool)> {
         if hop.is_personal() {
             let (sender, _) = self.handshake_h2(endpoint, hop, given).await?;
-            return Ok(((sender, StreamToken::alone(buffers)), false));
+            return Ok(((sender, StreamToken(None)), false));
         }
         let before = pool.failed_dials.load(Ordering::Acquire);
         let _mine = pool.dialling.lock().await;
         loop {
             if let Some(stream) = pool.take_stream(Instant::now(), body) {
-                return Ok((of_pool(stream, pool, buffers), true));
+                return Ok((of_pool(stream, pool), true));
             }
             match pool.unsettled() {
                 Some(limits) => limits.settled().await,
@@ -134,7 +131,7 @@ impl Upstream {
         let made = dialled.inspect_err(|_| {
             pool.failed_dials.fetch_add(1, Ordering::AcqRel);
         })?;
-        Ok((of_pool(pool.add_h2(made, body), pool, buffers), false))
+        Ok((of_pool(pool.add_h2(made, body), pool), false))
     }
 
     /// An exchange over HTTP/2.
@@ -143,7 +140,6 @@ impl Upstream {
         endpoint: &Endpoint,
         (mut sender, stream): Taken,
         request: Request<RequestBody>,
-        buffers: Option<&ClientBuffers>,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let body_stats = request.body().body_stats();
         let (response_timeout, read_timeout) = {
@@ -153,11 +149,12 @@ impl Upstream {
         let clock = request.extensions().get::<ResponseClock>();
         let clock = clock.cloned().unwrap_or_else(ResponseClock::new);
         clock.restart();
+        let buffers = request.extensions().get::<ClientBuffers>().cloned();
         let (head, body) = request.into_parts();
         // Others are kept whole until they are answered, or cannot be sent twice.
         let is_spared = body.is_nothing() && !head.method.is_idempotent();
         let spare = is_spared.then(|| head.clone());
-        let (body, upload) = TimedBody::new(body, &clock, buffers.cloned());
+        let (body, upload) = TimedBody::new(body, &clock, buffers);
         let request = Request::from_parts(head, body);
         let answered = tokio::select! {
             biased;
@@ -263,9 +260,8 @@ fn distrusting(
 }
 
 /// A stream of a connection that its pool shares.
-fn of_pool(stream: Stream, pool: &Arc<Pool>, client: Option<&ClientBuffers>) -> Taken {
-    let place = (pool, stream.connection);
-    let token = StreamToken::of_pool(place, stream.is_crowded, client);
+fn of_pool(stream: Stream, pool: &Arc<Pool>) -> Taken {
+    let token = StreamToken(Some((Arc::clone(pool), stream.connection)));
     (stream.sender, token)
 }
 
