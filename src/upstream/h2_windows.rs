@@ -261,7 +261,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Windowed<S> {
     ) -> Poll<io::Result<usize>> {
         let me = &mut *self;
         ready!(me.poll_changed(cx))?;
-        let count = me.windows.unchanged(&mut me.windows.at.clone(), bytes);
+        let mut at = me.windows.at;
+        let count = me.windows.unchanged(&mut at, bytes);
         if count == 0
             && let Some(changed) = me.windows.change(bytes)
         {
