@@ -6,7 +6,7 @@
 //!
 //! A window is a setting of a connection, for all of its streams, and the library has none for one of them. So
 //! the library is told [`WINDOW`], and what it says is changed on its way out: its SETTINGS say [`FIRST`], and
-//! the first WINDOW_UPDATE of each stream gives the rest, too. The library sends one when half of what is left
+//! the first `WINDOW_UPDATE` of each stream gives the rest, too. The library sends one when half of what is left
 //! of a window, as it counts, was taken (h2 0.4.20, `FlowControl::unclaimed_capacity`). With [`FIRST`] bytes
 //! there that is [`TAKEN`]: fewer, so that no stream stands still, and more than a response has handed on whose
 //! client takes nothing, which is a frame that waits to be written and one behind it.

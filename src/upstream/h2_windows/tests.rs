@@ -218,8 +218,8 @@ async fn where_the_instance_was_not_told_the_small_window_nothing_is_given_besid
     assert_eq!(written(&parts, 1 << 20).await, all.concat());
 }
 
-#[tokio::test]
-async fn streams_that_ended_without_an_update_are_forgotten() {
+#[test]
+fn streams_that_ended_without_an_update_are_forgotten() {
     let mut windows = Windows::new();
     windows.went(&[0; PREFACE]);
     windows.change(&settings(WINDOW)).unwrap();
