@@ -123,7 +123,7 @@ impl Service for GatewayService {
             cache: by_member.as_ref().map_or(cache, |by| &by.cache),
             from_peer: by_member.as_ref().map(|by| &by.from),
             is_asking: from.is_asking && from.peer.is_none(),
-            buffers: None,
+            buffers: from.buffers.as_ref().filter(|_| from.peer.is_none()),
         };
         Arc::clone(&self.gateway).handle(request, &arrival).await
     }

@@ -32,6 +32,9 @@ pub struct Downstream {
     pub is_asking: bool,
     /// Whether it speaks in clear where TLS is spoken, so that no request of its is answered.
     pub is_misplaced: bool,
+    /// The client's side of the budget of bytes in memory, once the connection is served. Requests of other
+    /// members' clients bring their own.
+    pub buffers: Option<ClientBuffers>,
 }
 
 /// The result of a TLS handshake.
@@ -143,6 +146,7 @@ impl Downstream {
             peer: None,
             is_asking: false,
             is_misplaced: false,
+            buffers: None,
         }
     }
 }

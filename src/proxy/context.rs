@@ -44,8 +44,8 @@ pub struct Arrival<'a> {
     pub from_peer: Option<&'a FromPeer>,
     /// Whether another proxy only asks where the request's instance is.
     pub is_asking: bool,
-    /// Its client's side of the budget of bytes in memory, of a connection that is passed on as it is; requests
-    /// bring their own.
+    /// Its client's side of the budget of bytes in memory; requests of other members' clients bring their
+    /// own.
     pub buffers: Option<&'a ClientBuffers>,
     /// The cache of what earlier requests of the connection have found out.
     pub cache: &'a ConnectionCache,

@@ -17,6 +17,7 @@ use super::request_target::{adopt_authority, to_origin_form};
 use super::route::Target;
 use crate::client::Request;
 use crate::config::{AuthConfig, FieldNames, RouteConfig, ViaConfig};
+use crate::flow::ClientBuffers;
 use crate::upstream::{
     Field, ForwardedFor, ForwardedHeaders, InterimSink, Outgoing, RequestBody, TrailerRules, edit,
     has_bound_credentials, prepare_lines, prepare_request, prepare_request_of_peer, remove_aliases,
@@ -70,7 +71,9 @@ pub(super) async fn prepare(
     let is_upgrade = target.switch.is_some();
     let is_bound = target.fields.has(Field::Authorization);
     let is_bound = is_bound && has_bound_credentials(request.headers());
-    let outgoing = Outgoing::new(request, forwarded, is_upgrade, interim);
+    let own = request.extensions().get::<ClientBuffers>();
+    let buffers = arrival.buffers.or(own).cloned();
+    let outgoing = Outgoing::new(request, forwarded, is_upgrade, interim).counting(buffers);
     let outgoing = outgoing.of_client(arrival.cache.client(), is_bound);
     Ok(outgoing.spelled(forwarding.field_names))
 }

@@ -34,7 +34,6 @@ use super::response::InstanceResponse;
 use super::response_body::UpstreamBody;
 use crate::config::UpstreamConfig;
 use crate::descriptors;
-use crate::flow::ClientBuffers;
 use crate::instance_tls::{
     Alpn, InstanceStream, TlsHop, Verdict, refusal_of_client_certificate, verdict,
 };
@@ -274,7 +273,7 @@ impl Upstream {
             let answered = {
                 let method = request.head.method();
                 let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
-                let client = || request.head.extensions().get::<ClientBuffers>().cloned();
+                let client = || request.buffers().cloned();
                 poll_fn(|cx| connection.poll_head(&mut sending, method, &interim, &client, cx))
                     .await
             };

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::h2_windows::Windowed;
 use super::leased_stream::LeasedStream;
 use crate::flow::forward_writes;
 
@@ -40,7 +41,7 @@ struct State {
 /// The connection below the library, which tells the asking task that something has come.
 #[derive(Debug)]
 pub(super) struct Heard {
-    stream: TokioIo<LeasedStream>,
+    stream: TokioIo<Windowed<LeasedStream>>,
     limits: PeerLimits,
 }
 
@@ -96,7 +97,7 @@ impl PeerLimits {
 
 impl Heard {
     pub(super) fn new(stream: LeasedStream, limits: PeerLimits) -> Self {
-        let stream = TokioIo::new(stream);
+        let stream = TokioIo::new(Windowed::new(stream));
         Self { stream, limits }
     }
 }

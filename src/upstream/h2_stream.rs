@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::h2_pool::ConnectionId;
 use super::pool::Pool;
 
-/// The window of a stream, in bytes: what waits at most of a response that nobody reads.
+/// The window of a stream from another member, in bytes: what waits at most of a response that nobody reads.
 pub(super) const STREAM_WINDOW: u32 = 64 * 1024;
 
 /// Keeps a stream of an HTTP/2 connection taken until the response has ended. One of a connection

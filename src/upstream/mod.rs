@@ -24,6 +24,7 @@ mod h1_body;
 mod h2_peer;
 mod h2_pool;
 mod h2_stream;
+mod h2_windows;
 mod headers;
 mod hop;
 mod leased_stream;

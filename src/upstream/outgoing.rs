@@ -31,6 +31,8 @@ pub struct Outgoing {
     pub(super) body: RequestBody,
     interim: Option<InterimSink>,
     client: Option<ClientConnection>,
+    /// The client's side of the budget of bytes in memory.
+    buffers: Option<ClientBuffers>,
     has_bound_credentials: bool,
     field_names: FieldNames,
     upgrade: bool,
@@ -60,6 +62,7 @@ impl Outgoing {
             body,
             interim,
             client: None,
+            buffers: None,
             has_bound_credentials: false,
             field_names: FieldNames::default(),
             upgrade,
@@ -80,6 +83,12 @@ impl Outgoing {
         self
     }
 
+    /// The same, whose body, and whose response's head while it comes, count to this side of the budget.
+    pub fn counting(mut self, buffers: Option<ClientBuffers>) -> Self {
+        self.buffers = buffers;
+        self
+    }
+
     /// The same, the names of whose fields are spelled by this rule.
     pub fn spelled(mut self, field_names: FieldNames) -> Self {
         self.field_names = field_names;
@@ -94,6 +103,7 @@ impl Outgoing {
             forwarded: self.forwarded.clone(),
             body: RequestBody::default(),
             interim: None,
+            buffers: self.buffers.clone(),
             unsent: None,
             ..*self
         })
@@ -107,6 +117,11 @@ impl Outgoing {
     /// The connection of its client.
     pub(super) fn client(&self) -> Option<ClientConnection> {
         self.client
+    }
+
+    /// The client's side of the budget.
+    pub(super) fn buffers(&self) -> Option<&ClientBuffers> {
+        self.buffers.as_ref()
     }
 
     /// Whether it brings credentials that are for a whole connection.
@@ -172,7 +187,7 @@ impl Outgoing {
         };
         let buffers = match body.is_nothing() {
             true => None,
-            false => head.extensions().get::<ClientBuffers>().cloned(),
+            false => self.buffers.clone(),
         };
         Sending::new(room, length, body, buffers)
     }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::h1_body::{BrokenBody, H1Body};
 use super::h2_stream::{STREAM_WINDOW, StreamToken};
+use super::h2_windows;
 use super::leased_stream::LeasedStream;
 use super::peer_body::{PeerBody, PeerStream};
 use super::read_timeout::ReadTimeout;
@@ -43,6 +44,8 @@ enum Inner {
 #[derive(Debug)]
 struct H2Body {
     inner: Incoming,
+    /// The bytes that were read of it.
+    taken: usize,
     /// The stream is taken for as long as this lives.
     _stream: StreamToken,
     /// The request's body is not sent on when this has gone.
@@ -81,6 +84,7 @@ impl UpstreamBody {
     ) -> Self {
         Self::of(Inner::H2(H2Body {
             inner,
+            taken: 0,
             _stream: stream,
             _upload: upload,
             cut,
@@ -117,7 +121,7 @@ impl UpstreamBody {
     /// Bytes that may wait in memory behind what has been read of it: a stream's window.
     pub fn backlog(&self) -> usize {
         match &self.inner {
-            Inner::H2(body) if !body.inner.is_end_stream() => STREAM_WINDOW as usize,
+            Inner::H2(body) if !body.inner.is_end_stream() => h2_windows::backlog(body.taken),
             Inner::Peer(body) if !body.is_end_stream() => STREAM_WINDOW as usize,
             Inner::H2(_) | Inner::H1(_) | Inner::Peer(_) => 0,
         }
@@ -218,6 +222,10 @@ impl H2Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            self.taken = self.taken.saturating_add(length);
+        }
         polled.map_err(|error| match self.cut.is_cancelled() {
             true => ResponseError::Severed,
             false => ResponseError::H2(error),

@@ -4,6 +4,7 @@
 pub(crate) mod app;
 mod memory;
 mod share;
+mod upstream;
 
 use std::path::Path;
 use std::sync::Arc;

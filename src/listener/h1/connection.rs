@@ -88,7 +88,11 @@ where
 {
     let interim = Interim::default();
     let sink = interim.sink();
-    let from = (from, S::ConnectionCache::default());
+    let buffers = Some(own.buffers.clone());
+    let from = (
+        Downstream { buffers, ..from },
+        S::ConnectionCache::default(),
+    );
     let mut connection = Connection {
         stream,
         input: Input::new(config, own.buffers.clone()),

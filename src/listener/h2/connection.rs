@@ -101,6 +101,8 @@ where
 {
     let activity = Arc::new(Activity::new());
     let limits = Limits::of(config, own.is_of_member);
+    let buffers = Some(own.buffers.clone()).filter(|_| !own.is_of_member);
+    let from = Downstream { buffers, ..from };
     let flow = ConnectionFlow::new(config.send_timeout, own.buffers, limits.window);
     let flow = Arc::new(match own.is_of_member {
         true => flow.of_many(),

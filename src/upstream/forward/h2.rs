@@ -24,7 +24,8 @@ use crate::instance_tls::InstanceStream;
 use crate::telemetry::UpstreamUse;
 use crate::upstream::h2_peer::{Heard, PeerLimits, UNKNOWN};
 use crate::upstream::h2_pool::{MAX_STREAMS, Stream};
-use crate::upstream::h2_stream::{STREAM_WINDOW, StreamToken};
+use crate::upstream::h2_stream::StreamToken;
+use crate::upstream::h2_windows::WINDOW;
 use crate::upstream::pool::Pool;
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::UpstreamBody;
@@ -34,7 +35,7 @@ use crate::wake::{Endpoint, OpenConnection};
 
 /// That of a connection. All of its streams together cannot use it up: responses that their clients
 /// do not take hold up no others.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS + 1);
+const CONNECTION_WINDOW: u32 = WINDOW * (MAX_STREAMS + 1);
 /// Bytes of a request's body that the library keeps.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of a response's fields.
@@ -212,7 +213,7 @@ impl Upstream {
         let mut builder = http2::Builder::new(tasks.clone());
         builder
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_max_send_streams(UNKNOWN)
             .max_send_buf_size(SEND_BUFFER)

@@ -16,10 +16,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::head::Head;
+use super::partial::{NoRoom, Partial};
 use super::rest::Rest;
 use super::sending::{SendFailure, Sending};
 use crate::deadline::Deadline;
-use crate::flow::{Buffered, ClientBuffers, PeekStream};
+use crate::flow::{ClientBuffers, PeekStream};
 use crate::upstream::bound_auth::ClientConnection;
 use crate::upstream::epoch_stream::EpochStream;
 use crate::upstream::leased_stream::LeasedStream;
@@ -72,7 +73,7 @@ pub(in crate::upstream) struct Connection {
     /// The most room that `input` may still have, though parts of it were taken.
     largest: usize,
     /// What is counted to the client of a large head that has come in part.
-    partial: Option<Buffered>,
+    partial: Partial,
     reader: ResponseReader,
     /// The client whose connection this is alone, since it has authenticated itself on it.
     pub(in crate::upstream) owner: Option<ClientConnection>,
@@ -103,7 +104,7 @@ impl Connection {
             stream: EpochStream::new(stream, cut),
             input: BytesMut::new(),
             largest: 0,
-            partial: None,
+            partial: Partial::default(),
             reader: ResponseReader::new(limits),
             owner: None,
             spare: Vec::new(),
@@ -154,7 +155,7 @@ impl Connection {
                 if length > KEPT_ROOM {
                     (self.input, self.largest) = (BytesMut::from(&*self.input), 0);
                 }
-                self.partial = None;
+                self.partial.clear();
                 let mut head = head?;
                 if !head.framing.is_interim {
                     // Of a request whose last part was sent just now, the response lay there before.
@@ -170,7 +171,12 @@ impl Connection {
             }
             if !self.input.is_empty() && needs_room(&self.input, ROOM) {
                 // It becomes so large, as a rule: `BytesMut::reserve` doubles it.
-                count_partial(&mut self.partial, 2 * self.input.capacity(), client)?;
+                let room = 2 * self.input.capacity();
+                let counted = ready!(self.partial.poll_count(room, client, cx));
+                if counted.map_err(|NoRoom| Failure::NoRoom)? {
+                    // The instance was not read from meanwhile.
+                    self.patience.restart(Instant::now());
+                }
             }
             let received = receive(stream, &mut self.input, None, cx);
             self.largest = self.largest.max(self.input.capacity());
@@ -307,28 +313,6 @@ fn receive(
 /// Whether there is too little room to read into.
 fn needs_room(input: &BytesMut, room: usize) -> bool {
     input.capacity() - input.len() < room / 2
-}
-
-/// Counts the room of a head that has come in part, unless its client may not have so much.
-fn count_partial(
-    partial: &mut Option<Buffered>,
-    room: usize,
-    client: &dyn Fn() -> Option<ClientBuffers>,
-) -> Result<(), Failure> {
-    let counted = partial.as_ref().map_or(0, Buffered::bytes);
-    let more = room.saturating_sub(counted);
-    if more == 0 {
-        return Ok(());
-    }
-    let Some(client) = client() else {
-        return Ok(());
-    };
-    if !client.has_room_for_head(more) {
-        client.note_refused();
-        return Err(Failure::NoRoom);
-    }
-    partial.get_or_insert_with(|| client.hold(0)).grow(more);
-    Ok(())
 }
 
 impl fmt::Debug for Connection {

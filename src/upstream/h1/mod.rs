@@ -7,6 +7,7 @@
 
 mod connection;
 mod head;
+mod partial;
 mod rest;
 mod sending;
 
