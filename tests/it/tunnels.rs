@@ -146,11 +146,6 @@ async fn ends(paper: &MetricsFile, count: usize) -> Vec<String> {
         .collect()
 }
 
-async fn ended(gateway: &Gateway, by: &str) -> f64 {
-    let name = format!("wakegate_tunnels_ended_total{{by=\"{by}\"}}");
-    gateway.metric(&name).await
-}
-
 pub async fn in_state(gateway: &Gateway, state: &str) -> f64 {
     let name = format!("wakegate_tunnels{{state=\"{state}\"}}");
     gateway.metric(&name).await
@@ -190,7 +185,7 @@ async fn own_tunnel(gateway: &Gateway, origin: &tokio::net::TcpListener) -> (Tcp
     (client, instance)
 }
 
-/// By hand, for all that a process may have here: `TUNNELS=6000`.
+/// By hand with as many as a process may have here: `DESCRIPTORS=13000`.
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_pinging_clients_as_descriptors_allow_keep_no_instance_awake() {
     let plane = Plane::start().await;
@@ -198,16 +193,12 @@ async fn as_many_pinging_clients_as_descriptors_allow_keep_no_instance_awake() {
     let instance = plane.asleep(wanted).await;
     let key = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(key.path(), &plane.token).unwrap();
-    // Each takes two descriptors of the gateway, and three of this process: it is all the clients and the control plane,
-    // behind whose address an instance of the process driver is.
-    let count = number("TUNNELS").unwrap_or(300);
-    let descriptors = 2 * count + 128;
-    assert_eq!(
-        wakegate::descriptors::for_clients(descriptors) as u64,
-        count
-    );
+    // Each takes two of the gateway, and three of this process: it is the clients and the control plane, behind whose
+    // address an instance of the process driver is.
+    let descriptors = number("DESCRIPTORS").unwrap_or(592);
+    let count = wakegate::descriptors::for_clients(descriptors) as u64;
     // None is to be closed before the last is open.
-    let idle = Duration::from_millis(3000 + 8 * count);
+    let idle = Duration::from_millis(6000 + 20 * count);
     // One client alone gets three quarters of an instance's places, and a tunnel takes one.
     let places = 2 * count;
     let config = format!(
@@ -221,16 +212,19 @@ async fn as_many_pinging_clients_as_descriptors_allow_keep_no_instance_awake() {
         idle.as_millis()
     );
     let gateway = GatewayProcess::start_under(Some(descriptors), "", &config).await;
-    let is_open = async || gateway.metric("wakegate_tunnels{state=\"open\"}").await;
-    let opening = stream::iter(0..count).map(|_| open_at(gateway.listen, "tabs", &[]));
-    let sockets: Vec<_> = opening.buffer_unordered(20).collect().await;
-    let most = f64::from(u32::try_from(count).unwrap());
-    assert_eq!(is_open().await, most);
+    let are_open = async || gateway.metric("wakegate_tunnels{state=\"open\"}").await;
+    let (address, most) = (gateway.listen, f64::from(u32::try_from(count).unwrap()));
     // So often that none would be idle if pings counted, and so seldom that a busy machine keeps up.
     let every = Duration::from_millis(300.max(count));
-    let pinging = sockets.into_iter().map(|socket| socket.unwrap().0);
-    let pinging = pinging.map(|socket| spawn(pings_until_closed(socket, every)));
-    let pinging: Vec<_> = pinging.collect();
+    let began = Instant::now();
+    let opening = stream::iter(0..count).map(|number| async move {
+        let opened = open_at(address, "tabs", &[]).await;
+        let (socket, _) = opened.unwrap_or_else(|error| panic!("number {number}: {error}"));
+        spawn(pings_until_closed(socket, every))
+    });
+    let pinging: Vec<_> = opening.buffer_unordered(20).collect().await;
+    let took = began.elapsed();
+    assert_eq!(are_open().await, most, "after {took:?}");
     for one in pinging {
         let close = timeout(PATIENCE + idle, one).await.unwrap().unwrap();
         assert_eq!(close, (1001, "idle".to_owned()));
@@ -242,7 +236,7 @@ async fn as_many_pinging_clients_as_descriptors_allow_keep_no_instance_awake() {
     .await;
     let ended = "wakegate_tunnels_ended_total{by=\"idle\"}";
     assert_eq!(gateway.metric(ended).await, most);
-    assert_eq!(is_open().await, 0.0);
+    assert_eq!(are_open().await, 0.0);
     plane.stop().await;
 }
 
