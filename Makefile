@@ -84,7 +84,7 @@ hostile:
 # Minutes in which testssl.sh and sslyze look at TLS to clients, and at nginx with Debian's settings and the same certificates: no
 # verdict may be worse. Prints what differs.
 testssl: packages-testssl
-	cargo test --locked --test it tls_judged:: -- --ignored --nocapture
+	cargo test --locked --test it tls_judged:: -- --ignored --nocapture --test-threads 1
 
 # The local control plane is killed at each of its system calls that changes something, one run for each, with both drivers;
 # full disks and killed VMs likewise. `make test` tries a few of these points. Prints how many there are of each verb.

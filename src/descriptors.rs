@@ -1,8 +1,8 @@
 //! How many of the process' file descriptors clients and instances may have.
 //!
 //! Guarantees: neither takes the last ones, which are for operators, control planes and files;
-//! clients leave as many for connections to instances as they have themselves, so that a request
-//! on a connection that is there reaches its instance.
+//! clients leave as many for connections to instances as they have themselves, beside what the gateway has
+//! open for itself, so that a request on a connection that is there reaches its instance.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -11,6 +11,9 @@ use rustix::process::{Resource, getrlimit};
 
 /// Descriptors that are kept back; a quarter of them where there are few.
 const KEPT_BACK: u64 = 128;
+/// What the gateway has open for itself before anybody comes; an eighth where there are few. Its sockets and those of
+/// control planes are some twenty, and each thread with a runtime has three: room for a dozen of these.
+const OWN: u64 = 64;
 
 fn kept_back(limit: u64) -> u64 {
     KEPT_BACK.min(limit / 4)
@@ -23,7 +26,8 @@ pub fn limit() -> Option<u64> {
 
 /// The connections of clients that so many descriptors are enough for.
 pub fn for_clients(limit: u64) -> usize {
-    let clients = (limit - kept_back(limit)) / 2;
+    let own = OWN.min(limit / 8);
+    let clients = (limit - kept_back(limit) - own) / 2;
     usize::try_from(clients).unwrap_or(usize::MAX).max(1)
 }
 
@@ -46,10 +50,10 @@ mod tests {
         for (limit, clients) in [
             (0, 1),
             (4, 1),
-            (64, 24),
-            (256, 96),
-            (1024, 448),
-            (65_536, 32_704),
+            (64, 20),
+            (256, 80),
+            (1024, 416),
+            (65_536, 32_672),
         ] {
             assert_eq!(for_clients(limit), clients, "{limit}");
         }

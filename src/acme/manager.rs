@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use super::renewal_info::{self, Suggestion};
 use super::schedule::{pause, pause_of_old, renew_at};
 use super::store::{AcmeStore, Stored};
 use crate::config::{AcmeConfig, can_be_certified};
+use crate::names::ClientNetwork;
 use crate::telemetry::{Metrics, OrderOutcome};
 
 /// Between two looks at the clock.
@@ -130,12 +132,14 @@ impl Acme {
         self.store.find(name).is_some()
     }
 
-    /// Orders a certificate for a name whose instance exists, and waits for its end.
-    pub async fn demand(&self, name: &str) {
+    /// Orders a certificate for a name that a client asks for and whose instance exists, and waits for its
+    /// end.
+    pub async fn demand(&self, name: &str, client: IpAddr) {
         let mut ended = self.ended.subscribe();
         let is_kept = self.store.keeps(name);
-        if !self.demanded().ask(name, is_kept, (self.clock)()) {
-            tracing::debug!(name, "too many new names want certificates");
+        let client = ClientNetwork::from(client);
+        if !self.demanded().ask(name, is_kept, client, (self.clock)()) {
+            tracing::debug!(name, %client, "too many new names want certificates");
             return;
         }
         if self.has(name) {

@@ -89,7 +89,7 @@ impl Service for GatewayService {
         };
         let confirmed = self.gateway.confirms_name(&host, (client, port), patience);
         if confirmed.await {
-            acme.demand(host.as_str()).await;
+            acme.demand(host.as_str(), client).await;
         }
     }
 

@@ -175,8 +175,9 @@ async fn sslyze(program: &Path, at: SocketAddr) -> Vec<String> {
         .collect()
 }
 
-/// Scans both with a certificate of this kind; `false` where a program is missing.
-async fn judged(kind: &str, algorithm: &'static SignatureAlgorithm, sslyze_at: &Path) -> bool {
+/// Scans both with a certificate of this kind, unless a program is missing.
+async fn judged(kind: &str, algorithm: &'static SignatureAlgorithm) {
+    let sslyze_at = python(&["sslyze==6.3.1"]).join("sslyze");
     let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
     plane.listening(Wanted::hello("judged")).await;
     certificate(dir.path(), algorithm);
@@ -189,16 +190,33 @@ async fn judged(kind: &str, algorithm: &'static SignatureAlgorithm, sslyze_at: &
     let (reserved, ours) = (Reserved::new(), gateway.addresses[1]);
     let Some(_nginx) = nginx(dir.path(), reserved.address).await else {
         skip(Lacking::Tool, "there is no nginx");
-        return false;
+        return;
     };
     let (wakegate, nginx) = tokio::join!(
         testssl(dir.path(), ours),
         testssl(dir.path(), reserved.address)
     );
-    let (Some(wakegate), Some(nginx)) = (wakegate, nginx) else {
+    let (Some(mut wakegate), Some(nginx)) = (wakegate, nginx) else {
         skip(Lacking::Tool, "there is no testssl");
-        return false;
+        return;
     };
+    // Not every connection of a scanner comes about: what it could not find out it is asked once more.
+    let is_open = |verdicts: &Verdicts| {
+        let mut all = verdicts.iter();
+        all.any(|(id, (how, _))| {
+            let of_nginx = nginx.get(id).map_or(Severity::Fine, |(how, _)| *how);
+            *how == Severity::Unknown && of_nginx == Severity::Fine
+        })
+    };
+    if is_open(&wakegate) {
+        let again = testssl(dir.path(), ours).await.unwrap_or_default();
+        for (id, verdict) in again {
+            match wakegate.get(&id) {
+                Some((before, _)) if *before != Severity::Unknown && *before >= verdict.0 => {}
+                _ => drop(wakegate.insert(id, verdict)),
+            }
+        }
+    }
     let nothing = (Severity::Fine, "-".to_owned());
     let mut worse = Vec::new();
     for (id, (severity, found)) in &wakegate {
@@ -221,23 +239,20 @@ async fn judged(kind: &str, algorithm: &'static SignatureAlgorithm, sslyze_at: &
     }
     println!("{kind}: {} verdicts of testssl", wakegate.len());
     assert!(worse.is_empty(), "{worse:#?}");
-    let wrong = sslyze(sslyze_at, ours).await;
+    let wrong = sslyze(&sslyze_at, ours).await;
     assert_eq!(wrong, Vec::<String>::new(), "{kind}: sslyze");
     gateway.stop().await;
     plane.stop().await;
-    true
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes of thousands of handshakes: `make testssl`"]
-async fn scanners_find_nothing_that_they_do_not_find_at_nginx() {
-    let sslyze = python(&["sslyze==6.3.1"]).join("sslyze");
-    for (kind, algorithm) in [
-        ("RSA", &PKCS_RSA_SHA256),
-        ("ECDSA", &PKCS_ECDSA_P256_SHA256),
-    ] {
-        if !Box::pin(judged(kind, algorithm, &sslyze)).await {
-            return;
-        }
-    }
+async fn scanners_find_nothing_that_they_do_not_find_at_nginx_with_rsa() {
+    Box::pin(judged("RSA", &PKCS_RSA_SHA256)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes of thousands of handshakes: `make testssl`"]
+async fn scanners_find_nothing_that_they_do_not_find_at_nginx_with_ecdsa() {
+    Box::pin(judged("ECDSA", &PKCS_ECDSA_P256_SHA256)).await;
 }

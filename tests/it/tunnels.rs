@@ -1,5 +1,6 @@
 //! The rules for upgraded and raw connections: how long, how many, who may wake, and how they end.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _, stream};
@@ -16,6 +17,7 @@ use wakegate::config::LogConfig;
 use wakegate::telemetry::AccessSink;
 
 use crate::observability::MetricsFile;
+use crate::support::gateway_process::GatewayProcess;
 use crate::support::{
     Gateway, PATIENCE, Plane, Wanted, eventually, eventually_within, number, spawn,
 };
@@ -34,7 +36,15 @@ pub async fn try_open(
     instance: &str,
     fields: &[(&'static str, &str)],
 ) -> Result<(Socket, http::HeaderMap), WebSocketError> {
-    let url = format!("ws://{}/ws", gateway.address);
+    open_at(gateway.address, instance, fields).await
+}
+
+async fn open_at(
+    gateway: SocketAddr,
+    instance: &str,
+    fields: &[(&'static str, &str)],
+) -> Result<(Socket, http::HeaderMap), WebSocketError> {
+    let url = format!("ws://{gateway}/ws");
     let mut request = url.into_client_request().unwrap();
     let host = format!("{instance}.test").parse().unwrap();
     request.headers_mut().insert("host", host);
@@ -136,11 +146,6 @@ async fn ends(paper: &MetricsFile, count: usize) -> Vec<String> {
         .collect()
 }
 
-async fn ended(gateway: &Gateway, by: &str) -> f64 {
-    let name = format!("wakegate_tunnels_ended_total{{by=\"{by}\"}}");
-    gateway.metric(&name).await
-}
-
 pub async fn in_state(gateway: &Gateway, state: &str) -> f64 {
     let name = format!("wakegate_tunnels{{state=\"{state}\"}}");
     gateway.metric(&name).await
@@ -180,32 +185,46 @@ async fn own_tunnel(gateway: &Gateway, origin: &tokio::net::TcpListener) -> (Tcp
     (client, instance)
 }
 
+/// By hand with as many as a process may have here: `DESCRIPTORS=13000`.
 #[tokio::test(flavor = "multi_thread")]
-async fn pings_do_not_keep_an_instance_awake_however_many_clients_send_them() {
+async fn as_many_pinging_clients_as_descriptors_allow_keep_no_instance_awake() {
     let plane = Plane::start().await;
     let wanted = Wanted::hello("tabs").idle(Duration::from_secs(1));
     let instance = plane.asleep(wanted).await;
-    // Each takes four descriptors here, since all sides are in one process.
-    let count = number("TUNNELS").unwrap_or(300);
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), &plane.token).unwrap();
+    // Each takes two of the gateway, and three of this process: it is the clients and the control plane, behind whose
+    // address an instance of the process driver is.
+    let descriptors = number("DESCRIPTORS").unwrap_or(592);
+    let count = wakegate::descriptors::for_clients(descriptors) as u64;
     // None is to be closed before the last is open.
-    let idle = Duration::from_millis(3000 + 8 * count);
+    let idle = Duration::from_millis(6000 + 20 * count);
     // One client alone gets three quarters of an instance's places, and a tunnel takes one.
     let places = 2 * count;
-    let rules = format!(
-        "[route.limits]\nmax_inflight = {places}\nsoft_inflight = {places}\n\
+    let config = format!(
+        "[server]\nmax_connections_per_client = {places}\n\
+         [[hypeman]]\nurl = \"http://{}\"\napi_key_file = {:?}\n\
+         [[route]]\nhost = \"{{instance}}.test\"\ninstance = \"{{instance}}\"\nport = 8080\n\
+         [route.limits]\nmax_inflight = {places}\nsoft_inflight = {places}\n\
          [route.tunnel]\nidle = \"{}ms\"\n",
+        plane.address,
+        key.path(),
         idle.as_millis()
     );
-    let (gateway, _) = start(&plane, &rules).await;
-    let opening = stream::iter(0..count).map(|_| open(&gateway, "tabs"));
-    let sockets: Vec<_> = opening.buffer_unordered(20).collect().await;
-    let most = f64::from(u32::try_from(count).unwrap());
-    assert_eq!(in_state(&gateway, "open").await, most);
+    let gateway = GatewayProcess::start_under(Some(descriptors), "", &config).await;
+    let are_open = async || gateway.metric("wakegate_tunnels{state=\"open\"}").await;
+    let (address, most) = (gateway.listen, f64::from(u32::try_from(count).unwrap()));
     // So often that none would be idle if pings counted, and so seldom that a busy machine keeps up.
     let every = Duration::from_millis(300.max(count));
-    let pinging = sockets.into_iter();
-    let pinging = pinging.map(|socket| spawn(pings_until_closed(socket, every)));
-    let pinging: Vec<_> = pinging.collect();
+    let began = Instant::now();
+    let opening = stream::iter(0..count).map(|number| async move {
+        let opened = open_at(address, "tabs", &[]).await;
+        let (socket, _) = opened.unwrap_or_else(|error| panic!("number {number}: {error}"));
+        spawn(pings_until_closed(socket, every))
+    });
+    let pinging: Vec<_> = opening.buffer_unordered(20).collect().await;
+    let took = began.elapsed();
+    assert_eq!(are_open().await, most, "after {took:?}");
     for one in pinging {
         let close = timeout(PATIENCE + idle, one).await.unwrap().unwrap();
         assert_eq!(close, (1001, "idle".to_owned()));
@@ -215,9 +234,9 @@ async fn pings_do_not_keep_an_instance_awake_however_many_clients_send_them() {
         plane.state(&instance.id).await == InstanceState::Standby
     })
     .await;
-    assert_eq!(ended(&gateway, "idle").await, most);
-    assert_eq!(in_state(&gateway, "open").await, 0.0);
-    gateway.stop().await;
+    let ended = "wakegate_tunnels_ended_total{by=\"idle\"}";
+    assert_eq!(gateway.metric(ended).await, most);
+    assert_eq!(are_open().await, 0.0);
     plane.stop().await;
 }
 
