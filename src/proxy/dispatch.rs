@@ -96,8 +96,10 @@ pub struct Sent<B> {
 }
 
 /// Sends an admitted request by `transport`, and returns the response once its head is there.
-///
-/// A block and no `async fn`, which would keep its arguments twice, in each request's memory.
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async function keeps its arguments twice, in the memory of each held request"
+)]
 pub(super) fn dispatch<T>(
     transport: &T,
     pending: &mut PendingRequest<'_, InstanceStream>,
@@ -124,6 +126,10 @@ where
 
 impl<S: Send + Sync> Dispatch<'_, '_, S> {
     /// Sends the request, and again through the engine while that is safe.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an async function keeps its arguments twice, in the memory of each held request"
+    )]
     pub fn send<T>(
         &mut self,
         transport: &T,

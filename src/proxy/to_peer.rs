@@ -68,9 +68,12 @@ impl<P: ControlPlane> Gateway<P> {
     }
 
     /// Passes a request on.
-    ///
-    /// A block and no `async fn`, which would keep its arguments twice, in the memory of each request that is held.
-    #[allow(clippy::too_many_arguments, reason = "they are what a phase has")]
+    #[allow(
+        clippy::manual_async_fn,
+        clippy::too_many_arguments,
+        reason = "an async function keeps its arguments twice, in the memory of each held request; \
+                  they are what a phase has"
+    )]
     pub(super) fn pass_to_peer(
         &self,
         (fleet, mut place): (&Fleet, Place),
