@@ -18,8 +18,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::h2_pool::MAX_STREAMS;
-
 /// The window of a stream of which little was taken, in bytes: what waits of a response that nobody reads.
 const FIRST: u32 = 36 * 1024;
 /// The window of one that is read.
@@ -30,8 +28,9 @@ const TAKEN: u32 = (WINDOW - FIRST) / 2;
 const FRAME: u32 = 16 * 1024;
 const _: () = assert!(TAKEN < FIRST && TAKEN > 2 * FRAME);
 
-/// Streams that may still have [`FIRST`]: those that have ended are forgotten when there are more.
-const YOUNG: usize = 2 * MAX_STREAMS as usize;
+/// Streams that may still have [`FIRST`], more than a connection carries at once: those that have ended are
+/// forgotten when there are more.
+const YOUNG: usize = 256;
 
 /// What a connection's client sends first (RFC 9113 §3.4), without the frame that follows it.
 const PREFACE: usize = 24;
