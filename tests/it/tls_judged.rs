@@ -115,6 +115,8 @@ async fn scan(program: &Path, arguments: &[String]) -> Option<String> {
 
 async fn testssl(dir: &Path, at: SocketAddr) -> Option<Verdicts> {
     let file = dir.join(format!("{}.json", at.port()));
+    // It writes behind what an earlier scan has left.
+    let _none = std::fs::remove_file(&file);
     let mut arguments = [
         "--ip=127.0.0.1",
         "--nodns=none",

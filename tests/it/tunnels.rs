@@ -220,9 +220,11 @@ async fn as_many_pinging_clients_as_descriptors_allow_keep_no_instance_awake() {
     let opening = stream::iter(0..count).map(|number| async move {
         let opened = open_at(address, "tabs", &[]).await;
         let (socket, _) = opened.unwrap_or_else(|error| panic!("number {number}: {error}"));
-        spawn(pings_until_closed(socket, every))
+        socket
     });
-    let pinging: Vec<_> = opening.buffer_unordered(20).collect().await;
+    let opened = opening.buffer_unordered(20);
+    let pinging = opened.map(|socket| spawn(pings_until_closed(socket, every)));
+    let pinging: Vec<_> = pinging.collect().await;
     let took = began.elapsed();
     assert_eq!(are_open().await, most, "after {took:?}");
     for one in pinging {
