@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use thiserror::Error;
 
-use super::pages::Pages;
+use super::pages::{PAGE, Pages};
 
 /// As many operations as a transaction may have.
 pub const MOST_OPERATIONS: usize = 100;
@@ -347,10 +347,14 @@ pub async fn read_spans(engine: &dyn Engine, spans: &[Span]) -> Result<Everythin
                 revision: all.revision,
             };
             let page = match engine.range(range).await {
-                Err(error) if pages.has_failed(&error) => continue,
+                // Whoever is away is away for a small one, too.
+                Err(EngineError::Unavailable(_)) if pages.has_failed(PAGE) => continue,
+                Err(EngineError::TooLong(_)) if pages.has_failed(1) => continue,
                 page => page?,
             };
-            pages.has_come(&page);
+            let sizes = page.entries.iter();
+            let bytes = sizes.map(|entry| entry.key.len() + entry.value.len()).sum();
+            pages.has_come(page.entries.len(), bytes);
             if all.revision == 0 {
                 (all.revision, all.cluster) = (page.revision, page.cluster);
             }

@@ -9,6 +9,7 @@ use crate::fleet::operator;
 use crate::fleet::records::PREFIX;
 
 mod more_tests;
+mod port_tests;
 
 fn directory(name: &str, is_node: bool, engine: &MemoryEngine) -> Arc<Directory> {
     let name = name.to_owned();

@@ -399,8 +399,7 @@ impl Metrics {
     /// Counts a request that was not allowed to wake its instance.
     pub fn count_refusal(&self, rule: &'static str) {
         let labels = vec![Label::new("rule", rule)];
-        let counter = self.registry.counter(name::WAKE_REFUSALS, labels);
-        counter.increment(1);
+        (self.registry.counter(name::WAKE_REFUSALS, labels)).increment(1);
     }
 
     /// Counts the end of one request's wait.
@@ -506,8 +505,7 @@ impl Metrics {
                 self.registry.gauge(name, Vec::new()).set(value);
             }
         }
-        let lost = readings.access_lines_dropped;
-        self.access_lines_dropped.absolute(lost);
+        (self.access_lines_dropped).absolute(readings.access_lines_dropped);
         self.log_lines_dropped
             .absolute(super::diagnostics::dropped());
         self.panics.absolute(super::panics::count());
