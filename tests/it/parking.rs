@@ -5,8 +5,10 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use hypeman::wire::{Instance, InstanceState};
 use serde_json::Value;
+use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
@@ -302,4 +304,55 @@ async fn a_raw_connection_is_woken_by_its_next_byte_and_takes_no_place_while_it_
     // A restart ends it.
     until_end(&mut stream).await;
     plane.stop().await;
+}
+
+/// Its system does not hear what comes over it any more, as if a wall stood between.
+fn deafen(stream: &TcpStream) {
+    // BPF_RET: nothing of a packet is kept.
+    let drop_all = SockFilter::new(6, 0, 0, 0);
+    SockRef::from(stream).attach_filter(&[drop_all]).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_connection_that_its_instance_does_not_acknowledge_after_a_wake_is_reset() {
+    let plane = Plane::start().await;
+    let (_, origin) = plane.own_origin("own").await;
+    let rules = format!(
+        "{PARK}[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"own.test\"\n"
+    );
+    let gateway = Gateway::start(&plane, &rules).await;
+    let mut stream = TcpStream::connect(gateway.addresses[1]).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    let taking = async {
+        let mut coming = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = origin.accept() => {
+                    let (mut app, _) = accepted.unwrap();
+                    coming.spawn(async move { app.read_exact(&mut [0; 5]).await.map(|_| app) });
+                }
+                // Others may be probes.
+                Some(taken) = coming.join_next() => if let Ok(app) = taken.unwrap() {
+                    break app;
+                },
+            }
+        }
+    };
+    let mut app = timeout(PATIENCE, taking).await.unwrap();
+    app.write_all(b"hello").await.unwrap();
+    stream.read_exact(&mut [0; 5]).await.unwrap();
+    eventually("it is parked", async || {
+        in_state(&gateway, "parked").await == 1.0
+    })
+    .await;
+    let url = format!("http://{}/api/instances/own/standby", gateway.admin);
+    let done = reqwest::Client::new().post(url).send().await.unwrap();
+    assert!(done.status().is_success(), "{}", done.status());
+    deafen(&app);
+    stream.write_all(b"are you there?").await.unwrap();
+    // Long before the kernel gives it up by itself.
+    let reading = timeout(Duration::from_secs(20), stream.read_u8()).await;
+    let error = reading.expect("in time").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    stop(plane, gateway).await;
 }

@@ -184,6 +184,7 @@ where
     pub(super) async fn reopen(
         &mut self,
         what: Option<&'static str>,
+        until: Option<Instant>,
         rest: &mut Rest,
     ) -> Result<bool, (UnparkCause, End)> {
         rest.waking = Some(self.park.buffer);
@@ -201,6 +202,7 @@ where
                 () = gone.cancelled() => {
                     return Err((UnparkCause::Gone, End::restarted("instance gone")));
                 }
+                () = at(until) => return Err(over(EndedBy::ParkTime)),
                 () = at(self.rules.until) => return Err(over(EndedBy::MaxLife)),
                 () = self.stop.cancelled() => return Err(over(EndedBy::Gateway)),
             }

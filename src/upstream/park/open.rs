@@ -86,8 +86,10 @@ where
                 quiet.poll_over(cx).map(|()| Step::Quiet)
             });
             let wait = match asked {
-                Some(_) => park.probe,
                 None => park.probe / 2,
+                Some(true) => park.probe,
+                // It is left to the kernel, whose time begins with what was sent last.
+                Some(false) => park.probe * 2,
             };
             let answer_due = self.unheard_since.map(|since| since + wait);
             tokio::select! {

@@ -15,6 +15,7 @@ use super::host::{InstanceSide, ParkHost, Reopen, Unready, Woken};
 use super::lost::{Woke, over};
 use super::parkable::{Next, Parkable};
 use super::rest::{Rest, Seen};
+use crate::backoff::Backoff;
 use crate::telemetry::{ParkOutcome, TunnelEnd as EndedBy, UnparkCause};
 use crate::upstream::carry::at;
 use crate::upstream::epoch_end::cut;
@@ -25,8 +26,10 @@ const MOST_WAKES: u32 = 3;
 /// How long an instance that has woken is asked whether it knows a connection still over which nothing is to be
 /// said.
 const ASKED: Duration = Duration::from_secs(3);
-/// Between two looks whether an instance that is awake for somebody else takes a lost tunnel anew.
-const JOIN_AGAIN: Duration = Duration::from_secs(1);
+/// Between two tries whether an instance that is awake for somebody else takes a lost tunnel anew; each epoch
+/// begins with the first.
+const JOINS: Backoff =
+    Backoff::new(Duration::from_secs(1), Duration::from_secs(60)).with_jitter(0.2);
 
 // === impl Parkable ===
 
@@ -50,7 +53,7 @@ where
         // What is kept for the instance is counted until it has that.
         self.relay.to_instance.held = buffers.map(|buffers| buffers.hold(0));
         let mut wakes = 0;
-        let mut join_at = None;
+        let (mut join_at, mut joins) = (None, 0);
         let mut asked_until = None;
         let (cause, end) = loop {
             if self.is_lost() {
@@ -58,13 +61,16 @@ where
                 join_at = None;
                 if self.may_join() {
                     // In a box, as all that a tunnel does seldom while it rests.
-                    match Box::pin(self.reopen(None, &mut rest)).await {
+                    match Box::pin(self.reopen(None, Some(until), &mut rest)).await {
                         Ok(true) => {
                             self.count(UnparkCause::Reconnected);
                             return Next::Open;
                         }
                         // Its port may not be ready yet, or has no place for one more.
-                        Ok(false) => join_at = Some(Instant::now() + JOIN_AGAIN),
+                        Ok(false) => {
+                            let pause = JOINS.jittered(JOINS.nth(joins), fastrand::f64());
+                            (join_at, joins) = (Some(Instant::now() + pause), joins + 1);
+                        }
                         Err(ended) => break ended,
                     }
                 }
@@ -93,7 +99,10 @@ where
                     self.leave_kernel(&mut asked_until);
                     continue;
                 }
-                _ = self.epochs.changed(), if is_asleep => continue,
+                _ = self.epochs.changed(), if is_asleep => {
+                    joins = 0;
+                    continue;
+                }
                 () = gone.cancelled() => {
                     break (UnparkCause::Gone, End::restarted("instance gone"));
                 }
@@ -121,7 +130,7 @@ where
                     };
                     let woke = match woke {
                         Ok(Woke::Lost) => {
-                            match Box::pin(self.reopen(Some(what), &mut rest)).await {
+                            match Box::pin(self.reopen(Some(what), None, &mut rest)).await {
                                 Ok(true) => {
                                     self.count(UnparkCause::Reconnected);
                                     return Next::Open;

@@ -1,6 +1,8 @@
 //! Parked tunnels with sides of their own, on paused time.
 
+use std::future::pending;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +32,16 @@ struct Host {
     gone: CancellationToken,
     budget: BufferBudget,
     buffers: ClientBuffers,
+    /// Whether a lost tunnel may be taken anew, which never comes to anything.
+    reopens: Option<Reopens>,
+    tries: AtomicU32,
+}
+
+/// What becomes of another handshake.
+#[derive(Clone, Copy)]
+enum Reopens {
+    NotYet,
+    Never,
 }
 
 impl Host {
@@ -41,6 +53,8 @@ impl Host {
             endpoint: Mutex::new(Some(endpoint.clone())),
             epochs: watch::Sender::new(endpoint.epoch()),
             gone: CancellationToken::new(),
+            reopens: None,
+            tries: AtomicU32::new(0),
         }
     }
 
@@ -101,14 +115,22 @@ impl ParkHost for &Host {
 
 impl<I: Send> Reopen<I> for &Host {
     fn can_reopen(&self) -> bool {
-        false
+        self.reopens.is_some()
     }
 
     fn reopen(
         &mut self,
         _: Option<&'static str>,
     ) -> BoxFuture<'_, Result<Option<Reopened<I>>, Unready>> {
-        async { Ok(None) }.boxed()
+        self.tries.fetch_add(1, Ordering::Relaxed);
+        let is_for_ever = matches!(self.reopens, Some(Reopens::Never));
+        async move {
+            if is_for_ever {
+                pending::<()>().await;
+            }
+            Ok(None)
+        }
+        .boxed()
     }
 }
 
@@ -181,7 +203,7 @@ impl Around {
             buffer: 1024,
             max_time: DAY,
             probe: PROBE,
-            reconnects: false,
+            reconnects: self.host.reopens.is_some(),
             is_one_way,
         };
         let (host, ours) = (&self.host, self.ours.take().unwrap());
@@ -328,6 +350,9 @@ async fn an_instance_that_has_woken_may_take_its_time_again_for_bytes_that_nobod
         sleep(PROBE / 2 + AFTER).await;
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(PROBE));
         client.write_all(HELLO).await.unwrap();
+        // As long as the kernel may take of its own accord, which has begun with what was sent last.
+        sleep(PROBE).await;
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(PROBE));
         sleep(PROBE / 2).await;
         assert_eq!(socket.tcp_user_timeout().unwrap(), None);
     };
@@ -414,4 +439,40 @@ async fn a_tunnel_at_rest_keeps_little() {
     let (all, rest) = (size_of_val(&tunnel), size_of_val(&tunnel.rest(true)));
     assert!(all <= 800, "{all} bytes of the tunnel");
     assert!(rest <= 800, "{rest} bytes of its rest");
+}
+
+/// The tunnel has rested for a day and been lost, since its instance is elsewhere now: the close that its client
+/// gets, and how often the instance was asked to take it anew.
+async fn lost_for_a_day(reopens: Reopens) -> (Vec<u8>, u32) {
+    let mut around = Around::new().await;
+    around.host.reopens = Some(reopens);
+    let (mut client, far) = duplex(1024);
+    let (tunnel, host, _instance) = around.tunnel(far, true);
+    let story = async {
+        sleep(AFTER * 2).await;
+        host.sleeps();
+        sleep(AFTER).await;
+        host.wakes(&Endpoint::alone_at(2, IpAddr::from([127, 0, 0, 2])));
+        let mut heard = Vec::new();
+        let reading = timeout(DAY * 2, client.read_to_end(&mut heard)).await;
+        reading.expect("it ends in time").unwrap();
+        heard
+    };
+    let (_, heard) = tokio::join!(async { tunnel.await.say().await }, story);
+    (heard, around.host.tries.load(Ordering::Relaxed))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_nobody_answers_keeps_a_lost_tunnel_no_longer_than_it_may_rest() {
+    let (heard, tries) = lost_for_a_day(Reopens::Never).await;
+    assert_eq!(heard[2..4], 1001_u16.to_be_bytes());
+    assert_eq!(&heard[4..], b"park_time");
+    assert_eq!(tries, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_takes_no_lost_tunnel_is_asked_less_and_less_often() {
+    let (heard, tries) = lost_for_a_day(Reopens::NotYet).await;
+    assert_eq!(&heard[4..], b"park_time");
+    assert!((24 * 60..24 * 60 * 2).contains(&tries), "{tries}");
 }
