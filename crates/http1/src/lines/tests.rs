@@ -58,17 +58,12 @@ fn a_map_has_every_name_and_value_that_is_accepted() {
     // The parser looks at several octets at once where there are many.
     let around = [0, 7, 40].map(|count| vec![b'y'; count]);
     for (octet, around) in (0..=u8::MAX).flat_map(|octet| around.iter().map(move |a| (octet, a))) {
-        let (line, octet_alone) = (b"GET / HTTP/1.1\r\nx", [octet]);
-        let name = [line, &around[..], &octet_alone, around, b"y: z\r\n\r\n"].concat();
-        let value = [
-            line,
-            b": y",
-            &around[..],
-            &octet_alone,
-            around,
-            b"z\r\n\r\n",
-        ]
-        .concat();
+        let part = [around, &[octet][..], around].concat();
+        let head = |before: &str, behind: &str| {
+            let line = ["GET / HTTP/1.1\r\nx", before].concat();
+            [line.as_bytes(), &part, behind.as_bytes(), b"\r\n\r\n"].concat()
+        };
+        let (name, value) = (head("", "y: z"), head(": y", "z"));
         for head in [name, value] {
             let Some((lines, fields)) = read(&head) else {
                 continue;
