@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::route::Target;
 use super::switching::{Offer, Switch, switches_to_websocket};
+use super::transaction::copied;
 use crate::config::ParkResume;
 use crate::names::RequestId;
 use crate::upstream::{Hop, Outgoing, X_WAKEGATE_PARKED};
@@ -57,7 +58,8 @@ impl Handshake {
         if !switches_to_websocket(response) || response.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
             return None;
         }
-        self.subprotocol = response.get(SEC_WEBSOCKET_PROTOCOL).cloned();
+        // It is kept as long as the tunnel, and the response's head is not.
+        self.subprotocol = response.get(SEC_WEBSOCKET_PROTOCOL).and_then(copied);
         let headers = self.outgoing.headers_mut();
         headers.remove(SEC_WEBSOCKET_PROTOCOL);
         if let Some(subprotocol) = &self.subprotocol {

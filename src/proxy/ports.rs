@@ -5,6 +5,7 @@
 
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use http1::options;
 
 use super::active_routes::ActiveRoute;
 use super::auth::take_subprotocol;
@@ -73,7 +74,7 @@ fn only(headers: &HeaderMap, name: &HeaderName) -> Option<Option<u16>> {
 /// How many subprotocols with this beginning are offered.
 fn offers(headers: &HeaderMap, prefix: &str) -> usize {
     let fields = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
-    let fields = fields.filter_map(|field: &HeaderValue| field.to_str().ok());
-    let offered = fields.flat_map(|field| field.split(','));
-    offered.filter(|one| one.trim().starts_with(prefix)).count()
+    let offered = fields.flat_map(|field: &HeaderValue| options(field.as_bytes()));
+    let is_own = |one: &&[u8]| one.starts_with(prefix.as_bytes());
+    offered.filter(is_own).count()
 }

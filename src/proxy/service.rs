@@ -324,6 +324,10 @@ fn answer(
         response.headers_mut().append(SET_COOKIE, cookie);
     }
     transaction.log.status = response.status().as_u16();
+    if matches!(response.body(), Content::Events(_) | Content::Status(_)) {
+        // They may be silent for hours, as a tunnel may.
+        transaction.let_head_go();
+    }
     response.map(|content| GatewayBody::new(content, transaction))
 }
 

@@ -75,7 +75,7 @@ impl Transaction {
         self.log.count(&self.context, self.wake);
     }
 
-    /// A tunnel lives much longer than what it began with: nothing of the request's head is kept but what is
+    /// A tunnel, or a stream of events, lives much longer than what it began with: nothing of the request's head is kept but what is
     /// written down at the end.
     pub(super) fn let_head_go(&mut self) {
         let context = &mut self.context;

@@ -5,7 +5,7 @@
 //! others.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http1::FieldLines;
+use http1::{FieldLines, options};
 
 use super::guarded::{is_alias, is_foreign_forwarding, is_of_peers, is_plain};
 use super::response::InstanceResponse;
@@ -121,17 +121,14 @@ impl Fields {
     }
 }
 
-/// The elements of a list field.
+/// The elements of a list field, whatever octets are beside them: one that nobody understands hides none
+/// of the others.
 pub(super) fn tokens<'h>(
     headers: &'h HeaderMap,
     name: &HeaderName,
-) -> impl Iterator<Item = &'h str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(str::trim)
+) -> impl Iterator<Item = &'h [u8]> {
+    let values = headers.get_all(name).iter();
+    values.flat_map(|value| options(value.as_bytes()))
 }
 
 /// Adds one element to a list field; a list in several fields is one list (RFC 9110 §5.3).

@@ -82,7 +82,8 @@ pub struct ForwardedFor<'a> {
 /// The protocol that a request wants to switch to, if the gateway forwards it. It does not forward
 /// `h2c`, which would carry requests past the gateway.
 pub fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
-    let requested = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let requested =
+        tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let mut fields = headers.get_all(UPGRADE).iter();
     match (requested, fields.next(), fields.next()) {
         (true, Some(token), None) if !token.as_bytes().to_ascii_lowercase().starts_with(b"h2c") => {
@@ -100,10 +101,9 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
 /// Removes fields that are for this hop only; `Content-Length`, too, when it is not the framing.
 fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
     if fields.has(Field::Connection) {
-        let option = |token: &str| OPTIONS.iter().any(|one| token.eq_ignore_ascii_case(one));
         let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
-            .filter(|token| !option(token))
-            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            .filter(|token| !is_option(token))
+            .filter_map(|token| HeaderName::from_bytes(token).ok())
             // A client may not make us drop what routes or frames its request.
             .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
             .collect();
@@ -174,7 +174,7 @@ pub fn prepare_request_of_peer(headers: &mut HeaderMap, fields: Fields) {
 fn prepare_for_next_hop(headers: &mut HeaderMap, fields: Fields) {
     let upgrade = (fields.has(Field::Upgrade) && fields.has(Field::Connection))
         .then(|| upgrade_token(headers));
-    let trailers = |token: &str| token.eq_ignore_ascii_case("trailers");
+    let trailers = |token: &[u8]| token.eq_ignore_ascii_case(b"trailers");
     let wants_trailers = fields.has(Field::Te) && tokens(headers, &TE).any(trailers);
     strip_hop_by_hop(headers, fields);
     if fields.has(Field::Cookie) {
@@ -274,10 +274,14 @@ pub fn prepare_lines(
 
 /// Whether a `Connection` names no field.
 fn has_only_options(value: &[u8]) -> bool {
-    options(value).all(|token| {
-        let mut known = OPTIONS.iter();
-        known.any(|one| token.eq_ignore_ascii_case(one.as_bytes()))
-    })
+    options(value).all(is_option)
+}
+
+/// Whether an element of `Connection` is about the connection itself.
+fn is_option(token: &[u8]) -> bool {
+    OPTIONS
+        .iter()
+        .any(|one| token.eq_ignore_ascii_case(one.as_bytes()))
 }
 
 /// Applies a route's rules to a message's fields: rename, remove, set, add, in this order.
@@ -361,6 +365,8 @@ pub fn prepare_interim(headers: &mut HeaderMap) {
     remove_where(headers, |name| name.starts_with("x-wakegate-"));
 }
 
+#[cfg(test)]
+mod lines_tests;
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;

@@ -58,8 +58,9 @@ impl Pseudonym {
         let name = self.text();
         // The protocol comes before a name, a comment may come behind it.
         tokens(headers, &VIA).any(|element| {
-            let received_by = element.split_ascii_whitespace().nth(1);
-            received_by.is_some_and(|received_by| received_by.as_bytes() == name)
+            let words = element.split(u8::is_ascii_whitespace);
+            let received_by = words.filter(|word| !word.is_empty()).nth(1);
+            received_by == Some(&name[..])
         })
     }
 
@@ -140,6 +141,12 @@ mod tests {
             assert!(!name.is_in(&fields(&[other])), "{other}");
         }
         assert!(!name.is_in(&HeaderMap::new()));
+        // What a client has put before it is no veil.
+        for veil in [&b"\xe9"[..], b"1.1 edge (caf\xe9)"] {
+            let mut headers = HeaderMap::from_iter([(VIA, HeaderValue::from_bytes(veil).unwrap())]);
+            name.element(Version::HTTP_11).append_to(&mut headers);
+            assert!(name.is_in(&headers), "{headers:?}");
+        }
     }
 
     #[test]

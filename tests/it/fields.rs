@@ -345,13 +345,16 @@ async fn a_loop_ends_at_its_second_turn_and_two_gateways_in_a_row_are_none() {
     let gateway = gateway_before(&plane, "").await;
     let (ip, mut turns) = tunnel_to(gateway.address).await;
     plane.add(Scripted::running("ring", ip));
-    let answer = ask(&gateway, "GET /", "ring.test", "").await;
-    assert!(answer.starts_with("HTTP/1.1 508"), "{answer}");
-    let mut count = 0;
-    while turns.try_recv().is_ok() {
-        count += 1;
+    // What a client says of its own way hides nothing.
+    for via in ["", "Via: 1.1 caf\u{e9}\r\n"] {
+        let answer = ask(&gateway, "GET /", "ring.test", via).await;
+        assert!(answer.starts_with("HTTP/1.1 508"), "{answer}");
+        let mut count = 0;
+        while turns.try_recv().is_ok() {
+            count += 1;
+        }
+        assert!(count <= 2, "{count} connections");
     }
-    assert!(count <= 2, "{count} connections");
     gateway.stop().await;
 
     let (plane, inner, mut app) = recorded("", ANSWER).await;
@@ -492,6 +495,72 @@ async fn an_interim_answer_has_no_field_of_framing_of_the_hop_or_of_the_gateway(
     assert_eq!(
         lines,
         ["http/1.1 103 early hints", "link: </a.css>; rel=preload"]
+    );
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_nothing_of_its_hop_however_that_is_spelled_and_however_many_fields_it_has() {
+    for hop in [
+        "CONNECTION:close , \t X-SECRET,\r\nx-Secret: 6666\r\n",
+        "Connection: \u{e9}, x-secret\r\nconnection:close\r\nX-Secret:6666\r\n",
+        "Connection: close\r\nkeep-ALIVE: 6666\r\nPROXY-authenticate:6666\r\nte: 6666\r\n",
+        "Connection: close\r\nX-REQUEST-ID: 6666\r\nx-Wakegate-PEER-code:6666\r\nUpgrade:6666\r\n",
+    ] {
+        for more in [0, 60, 200] {
+            let more: Vec<_> = (0..more).map(|n| format!("X-More-{n}: {n}\r\n")).collect();
+            let lines = more.concat();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nX-Empty:\r\n{hop}{lines}content-LENGTH:2\r\n\
+                 SET-COOKIE:\tb=2 \r\n\r\nok"
+            );
+            let (_plane, gateway, _app) = recorded("", answer.leak()).await;
+            let answer = ask(&gateway, "GET /", "app.test", "").await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert!(
+                answer.ends_with("\r\n\r\nok") && !answer.contains("6666"),
+                "{answer}"
+            );
+            assert_eq!(values(&answer, "set-cookie"), ["a=1", "b=2"]);
+            assert_eq!(values(&answer, "content-length"), ["2"]);
+            for (name, expected) in [("x-empty", ""), ("connection", "close")] {
+                assert_eq!(values(&answer, name), [expected], "{answer}");
+            }
+            assert_eq!(answer.matches("x-more-").count(), more.len());
+            gateway.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_has_nothing_of_the_one_before_it_nor_of_its_hop() {
+    let (_plane, gateway, mut app) = recorded("", ANSWER).await;
+    let long = "6666".repeat(3000);
+    let first = format!(
+        "GET /6666 HTTP/1.1\r\nHost: app.test\r\nX-First: {long}\r\nAuthorization: Basic 6666\r\n\
+         Cookie: a=6666\r\nCookie: b=6666\r\n\r\n"
+    );
+    let second = "GET /second HTTP/1.1\r\nhOST:app.test \r\nCookie:a=b\r\nX-Empty:\r\n\
+        CONNECTION:\tkeep-ALIVE\r\nKEEP-alive: 7777\r\nProxy-AUTHORIZATION:7777\r\n\r\n";
+    let third = "GET /third HTTP/1.1\r\nHost: app.test\r\nX-Hop: 7777\r\n\
+        Connection: x-HOP ,close,\r\n\r\n";
+    // All at once: the later ones wait behind the first one's head.
+    raw(gateway.address, &[&*first, second, third].concat()).await;
+    assert_eq!(values(&app.request().await, "x-first"), [&*long]);
+    let heard = app.request().await;
+    assert!(heard.starts_with("GET /second HTTP/1.1\r\n"), "{heard}");
+    assert!(
+        !heard.contains("6666") && !heard.contains("7777"),
+        "{heard}"
+    );
+    for (name, expected) in [("host", "app.test"), ("cookie", "a=b"), ("x-empty", "")] {
+        assert_eq!(values(&heard, name), [expected], "{heard}");
+    }
+    let heard = app.request().await;
+    assert!(heard.starts_with("GET /third HTTP/1.1\r\n"), "{heard}");
+    assert!(
+        !heard.contains("6666") && !heard.contains("7777"),
+        "{heard}"
     );
     gateway.stop().await;
 }

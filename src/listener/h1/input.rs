@@ -123,8 +123,7 @@ impl Input {
             match read_head(&mut self.reader, &self.bytes, head, self.keeps_names) {
                 Ok(None) => {}
                 Ok(Some(length)) => {
-                    self.bytes.advance(length);
-                    self.release();
+                    self.pass_head(length);
                     self.note_head(length);
                     return Poll::Ready(Ok(Ok(())));
                 }
@@ -155,6 +154,17 @@ impl Input {
                 return Poll::Ready(Ok(Err(Box::new(refusal))));
             }
         }
+    }
+
+    /// Drops the bytes of a head. What has come behind it may wait for long, and does not keep the room
+    /// that a large head needed.
+    fn pass_head(&mut self, length: usize) {
+        if length > ROOM {
+            self.bytes = BytesMut::from(self.bytes.get(length..).unwrap_or_default());
+            return;
+        }
+        self.bytes.advance(length);
+        self.release();
     }
 
     /// Counts a head of which so many bytes have come, unless its client may have no more in
@@ -390,6 +400,24 @@ mod tests {
             panic!("no part: {part:?}");
         };
         data.len()
+    }
+
+    #[tokio::test]
+    async fn what_has_come_behind_a_large_head_does_not_keep_its_room() {
+        let field = "x".repeat(FREE - 1000);
+        let sent = format!("GET / HTTP/1.1\r\nhost: a.b\r\nx: {field}\r\n\r\nGET /next");
+        let budget = BufferBudget::new(1 << 24);
+        let buffers = budget.of([127, 0, 0, 1].into());
+        let (mut input, mut head) = (Input::new(&ServerConfig::default(), buffers), None);
+        let mut stream = sent.as_bytes();
+        let read = poll_fn(|cx| input.poll_head(&mut stream, &mut head, cx)).await;
+        assert!(read.is_ok_and(|head| head.is_ok()) && head.is_some());
+        assert_eq!((&input.bytes[..], budget.used()), (&b"GET /next"[..], 0));
+        // A buffer's capacity does not say what lies before its bytes; a new one has nothing there.
+        let room = input.bytes.capacity();
+        input.bytes.clear();
+        input.bytes.reserve(room + 1);
+        assert!(input.bytes.capacity() < ROOM, "{}", input.bytes.capacity());
     }
 
     #[tokio::test]

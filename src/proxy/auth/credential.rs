@@ -6,6 +6,7 @@
 use http::header::{AUTHORIZATION, COOKIE, REFERER, SEC_WEBSOCKET_PROTOCOL};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http1::options;
 use percent_encoding::percent_decode_str;
 
 use crate::client::Request;
@@ -109,10 +110,12 @@ fn unquoted(value: &[u8]) -> &[u8] {
     inner.unwrap_or(value)
 }
 
+/// The elements of a list of tokens. What else is among them is none, and hides no other.
 fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
     let fields = headers.get_all(name).iter();
-    let fields = fields.filter_map(|field| field.to_str().ok());
-    fields.flat_map(|field| field.split(',')).map(str::trim)
+    let elements = fields.flat_map(|field| options(field.as_bytes()));
+    let elements = elements.filter(|element| element.is_ascii());
+    elements.filter_map(|element| str::from_utf8(element).ok())
 }
 
 // === Taking away ===
@@ -401,5 +404,9 @@ mod tests {
         assert_eq!(take_subprotocol(&mut headers, "token.").unwrap(), "token.c");
         assert_eq!(headers[SEC_WEBSOCKET_PROTOCOL], "chat, v2");
         assert_eq!(take_subprotocol(&mut headers, "token."), None);
+        let latin = HeaderValue::from_bytes(b"caf\xe9, token.c,v2").unwrap();
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, latin);
+        assert_eq!(take_subprotocol(&mut headers, "token.").unwrap(), "token.c");
+        assert_eq!(headers[SEC_WEBSOCKET_PROTOCOL], "v2");
     }
 }
