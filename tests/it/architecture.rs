@@ -72,6 +72,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "upstream",
         &[
+            "backoff",
             "client",
             "config",
             "deadline",
