@@ -93,6 +93,8 @@ fn spell(path: &str, tricks: &[(Trick, Index)]) -> String {
                     letters.insert(end, part.to_owned());
                 }
             }
+            // Two dots would be another path, and not another spelling of this.
+            (Trick::Append("."), _) if letters.concat().ends_with("/.") => {}
             (Trick::Append(part), _) => letters.push(part.to_owned()),
             (_, _) => {}
         }
