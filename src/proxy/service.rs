@@ -219,7 +219,8 @@ impl<P: ControlPlane> Gateway<P> {
             wake,
             log,
         );
-        let sent = sending.await;
+        // In a box: a request that is held has no room for it yet.
+        let sent = Box::pin(sending).await;
         if pending.renewals > 0 {
             log.instance = Some(Arc::clone(&pending.resolved.instance));
         }
