@@ -12,6 +12,7 @@ mod places;
 mod reset;
 mod send_timeout;
 mod trickle;
+mod write_whole;
 
 pub use self::account::Account;
 pub use self::buffers::{BufferBudget, Buffered, ClientBuffers, Place};
@@ -22,3 +23,4 @@ pub use self::places::{ConnectionPlace, ConnectionPlaces};
 pub use self::reset::Reset;
 pub use self::send_timeout::SendTimeout;
 pub use self::trickle::Trickle;
+pub use self::write_whole::poll_write_whole;

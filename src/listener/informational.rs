@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use ::http::{HeaderMap, StatusCode};
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
 use tokio::io::AsyncWrite;
 
 use http1::{InterimSink, write_interim};
+
+use crate::flow::poll_write_whole;
 
 /// Bytes that wait to be written.
 const MOST: usize = 64 * 1024;
@@ -89,13 +91,7 @@ impl Interim {
             return Poll::Ready(Ok(()));
         }
         let mut waiting = self.waiting();
-        while !waiting.is_empty() {
-            let count = ready!(Pin::new(&mut *stream).poll_write(cx, &waiting))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            waiting.advance(count);
-        }
+        ready!(poll_write_whole(stream, &mut *waiting, cx))?;
         self.0.any.store(false, Ordering::Release);
         drop(waiting);
         Pin::new(stream).poll_flush(cx)

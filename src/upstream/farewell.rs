@@ -13,7 +13,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, Empty, ReadBuf, empty};
 use tokio::time::timeout;
 
@@ -21,6 +21,7 @@ use super::carried::Carried;
 use super::epoch_end::cut;
 use super::relay::{Flow, ROOM, Relay};
 use super::websocket::{Close, FrameReader};
+use crate::flow::poll_write_whole;
 use crate::wake::Endpoint;
 
 /// How long the rest of a frame is waited for.
@@ -229,13 +230,7 @@ fn poll_send(
     sink: &mut (impl AsyncWrite + Unpin),
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
-    while !frame.is_empty() {
-        let count = ready!(Pin::new(&mut *sink).poll_write(cx, frame))?;
-        if count == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        frame.advance(count);
-    }
+    ready!(poll_write_whole(sink, frame, cx))?;
     Pin::new(sink).poll_flush(cx)
 }
 

@@ -16,7 +16,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::flow::poll_write_whole;
 
 /// The window of a stream of which little was taken, in bytes: what waits of a response that nobody reads.
 const FIRST: u32 = 36 * 1024;
@@ -60,7 +63,7 @@ pub(super) struct Windowed<S> {
     stream: S,
     windows: Windows,
     /// What was changed and has still to be written.
-    changed: Vec<u8>,
+    changed: Bytes,
 }
 
 /// What is known of the windows of a connection's streams.
@@ -221,24 +224,13 @@ impl Windows {
 
 // === impl Windowed ===
 
-impl<S: AsyncWrite + Unpin> Windowed<S> {
+impl<S> Windowed<S> {
     pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
             windows: Windows::new(),
-            changed: Vec::new(),
+            changed: Bytes::new(),
         }
-    }
-
-    fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.changed.is_empty() {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.changed))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.changed.drain(..count);
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -259,16 +251,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Windowed<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let me = &mut *self;
-        ready!(me.poll_changed(cx))?;
+        ready!(poll_write_whole(&mut me.stream, &mut me.changed, cx))?;
         let mut at = me.windows.at;
         let count = me.windows.unchanged(&mut at, bytes);
         if count == 0
             && let Some(changed) = me.windows.change(bytes)
         {
             let length = changed.len();
-            me.changed = changed;
+            me.changed = changed.into();
             // What does not go now goes before anything else.
-            if let Poll::Ready(Err(error)) = me.poll_changed(cx) {
+            if let Poll::Ready(Err(error)) = poll_write_whole(&mut me.stream, &mut me.changed, cx) {
                 return Poll::Ready(Err(error));
             }
             return Poll::Ready(Ok(length));
@@ -280,13 +272,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Windowed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_changed(cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let me = &mut *self;
+        ready!(poll_write_whole(&mut me.stream, &mut me.changed, cx))?;
+        Pin::new(&mut me.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_changed(cx))?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let me = &mut *self;
+        ready!(poll_write_whole(&mut me.stream, &mut me.changed, cx))?;
+        Pin::new(&mut me.stream).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -299,7 +293,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Windowed<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let me = &mut *self;
-        ready!(me.poll_changed(cx))?;
+        ready!(poll_write_whole(&mut me.stream, &mut me.changed, cx))?;
         let mut at = me.windows.at;
         let mut all = slices.iter();
         if !all.all(|slice| me.windows.unchanged(&mut at, slice) == slice.len()) {
