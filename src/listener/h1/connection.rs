@@ -402,3 +402,6 @@ impl<I: ClientStream> Connection<I> {
         Some(HandedOver::new(stream, exchange.upgrade?))
     }
 }
+
+#[cfg(test)]
+mod tests;
