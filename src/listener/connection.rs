@@ -121,7 +121,8 @@ pub(super) fn serve<S: Service>(
     // What an async function is called with would be in its future twice.
     async move {
         let serving = match begun.await {
-            Some(begun) => begun.serving(&mut kept, &shared, &config),
+            // The box that it was in is free before it is waited for.
+            Some(begun) => (*begun).serving(&mut kept, &shared, &config),
             None => return,
         };
         // What is spoken there now is none of this task's concern: it ends. Whoever met an error has said so.
@@ -213,9 +214,9 @@ async fn open_in_time<S: Service>(
 // === impl Begun ===
 
 impl<S: Service> Begun<S> {
-    /// Serves what the connection turned out to be. Taken in its box, whose memory is free at once.
+    /// Serves what the connection turned out to be.
     fn serving<'a>(
-        self: Box<Self>,
+        self,
         kept: &mut Kept,
         shared: &'a Shared,
         config: &'a ServerConfig,
