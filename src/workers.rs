@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the end of the threads is waited for.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// So many tasks may run before new events are asked for: a turn of many connections is not cut into pieces.
+const TURN: u32 = 256;
 /// A worker hands a connection over when it has more than the least busy one, and this part of its
 /// number: evening out the last few of many is worth no thread's wake.
 const TOLERATED_PART: usize = 8;
@@ -139,7 +141,12 @@ impl Workers {
 impl WorkerThreads {
     /// Starts so many of them.
     pub fn start(count: NonZeroUsize) -> io::Result<Self> {
-        let runtimes = (0..count.get()).map(|_| Builder::new_current_thread().enable_all().build());
+        let runtimes = (0..count.get()).map(|_| {
+            Builder::new_current_thread()
+                .event_interval(TURN)
+                .enable_all()
+                .build()
+        });
         let runtimes = runtimes.collect::<io::Result<Vec<_>>>()?;
         let workers = runtimes.iter().enumerate().map(|(number, runtime)| {
             Worker(Arc::new(Shared {

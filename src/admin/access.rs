@@ -104,9 +104,12 @@ fn shows(headers: &HeaderMap, token: &Secret) -> bool {
 
 /// Names that no page elsewhere can have.
 fn is_own_name(headers: &HeaderMap, authority: Option<&str>) -> bool {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().ok(),
+        // Two are none: who is to say which of them is meant (RFC 9112 §3.2)?
+        (None | Some(_), _) => None,
+    };
     let Some(host) = authority.or(host) else {
         return false;
     };
@@ -225,6 +228,9 @@ mod tests {
             assert_eq!(got.is_ok(), fine, "{host}");
         }
         assert!(keeper.judge(&headers(&[]), Some("[::1]")).is_ok());
+        let mut two = headers(&[("host", "localhost")]);
+        two.append(header::HOST, HeaderValue::from_static("evil.example"));
+        assert!(keeper.judge(&two, None).is_err());
         let closed = Gatekeeper::new([0, 0, 0, 0].into(), None);
         let refused = closed.judge(&headers(&[("host", "localhost")]), None);
         assert_eq!(refused.unwrap_err().code, "admin_closed");

@@ -12,6 +12,7 @@ mod places;
 mod reset;
 mod send_timeout;
 mod trickle;
+mod turn;
 mod write_whole;
 
 pub use self::account::Account;
@@ -23,4 +24,5 @@ pub use self::places::{ConnectionPlace, ConnectionPlaces};
 pub use self::reset::Reset;
 pub use self::send_timeout::SendTimeout;
 pub use self::trickle::Trickle;
+pub use self::turn::EndOfTurn;
 pub use self::write_whole::poll_write_whole;

@@ -4,7 +4,7 @@
 //! each stage. A path that [`is_plain`] is left as it is by each of them.
 
 /// The stages of a reading, and the steps that servers take in each.
-pub(super) const STAGES: [&[Step]; 9] = [
+pub(super) const STAGES: [&[Step]; 10] = [
     &[Step::Keep, Step::CutParameters],
     &[
         Step::Normalize,
@@ -26,6 +26,7 @@ pub(super) const STAGES: [&[Step]; 9] = [
         Step::TrimSegments,
         Step::DropControls,
     ],
+    &[Step::Keep, Step::DropAuthority],
     &[
         Step::Keep,
         Step::Merge,
@@ -61,6 +62,9 @@ pub(super) enum Step {
     TrimSegments,
     /// The same, and control characters go anywhere (the WHATWG URL standard: tabs, line ends).
     DropControls,
+    /// What begins with two slashes is a reference with an authority: `//x/a` is `/a` (RFC 3986
+    /// §4.2; `new URL(target, base)` of the WHATWG, which takes more slashes for two).
+    DropAuthority,
     /// Empty segments go: `//a` is `/a`.
     Merge,
     /// Dot segments are resolved (RFC 3986 §5.2.4).
@@ -180,6 +184,7 @@ impl Step {
                 let kept = path.iter().copied().filter(|byte| !byte.is_ascii_control());
                 each_segment(&kept.collect::<Vec<_>>(), trimmed)
             }),
+            Self::DropAuthority => without_authority(path),
             Self::Merge => merged(path),
             Self::Resolve => resolved(path),
             Self::MergeAndResolve => {
@@ -441,6 +446,17 @@ fn changed_segments(path: &[u8], change: impl Fn(&[u8]) -> &[u8]) -> Option<Vec<
         .then(|| each_segment(path, change))
 }
 
+/// Without the authority that a reference begins with; `None` where it begins with none.
+fn without_authority(path: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = path.strip_prefix(b"//")?;
+    while let Some(after) = rest.strip_prefix(b"/") {
+        rest = after;
+    }
+    let end = rest.iter().position(|byte| *byte == b'/');
+    let path = end.and_then(|end| rest.get(end..));
+    Some(path.unwrap_or(b"/").to_vec())
+}
+
 /// Without empty segments; a slash at the end stays. `None` where there is none.
 fn merged(path: &[u8]) -> Option<Vec<u8>> {
     path.windows(2).any(|pair| pair == b"//").then(|| {
@@ -534,6 +550,11 @@ mod tests {
         check(Step::TrimSegments, "/ a. ./.. /b.\0/...", "/a/../b/...");
         check(Step::TrimSpaces, "/ a. ./.. /b.\0", "/ a/../b.\\x00");
         check(Step::DropControls, "/a\tb ", "/ab");
+        check(Step::DropAuthority, "//x/a", "/a");
+        check(Step::DropAuthority, "///x@y:1//a", "//a");
+        check(Step::DropAuthority, "//x", "/");
+        check(Step::DropAuthority, "///", "/");
+        check(Step::DropAuthority, "/x//a", "/x//a");
         check(Step::Merge, "//a///b//", "/a/b/");
         check(Step::Merge, "//", "/");
         check(Step::Resolve, "/a/./b/../../../c/..", "/");

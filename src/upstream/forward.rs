@@ -34,6 +34,7 @@ use super::response::InstanceResponse;
 use super::response_body::UpstreamBody;
 use crate::config::UpstreamConfig;
 use crate::descriptors;
+use crate::flow::EndOfTurn;
 use crate::instance_tls::{
     Alpn, InstanceStream, TlsHop, Verdict, refusal_of_client_certificate, verdict,
 };
@@ -271,6 +272,7 @@ impl Upstream {
             }
             let mut sending = request.begin_sending(connection.take_spare());
             connection.begin(now, response_timeout);
+            EndOfTurn::default().await;
             let answered = {
                 let method = request.head.method();
                 let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);

@@ -180,7 +180,14 @@ impl Outgoing {
                     let name = spelled(name.as_str(), rule, original);
                     (name, value.as_bytes())
                 });
-                let fields: Vec<_> = fields.collect();
+                // What frames the body has these letters also where it is not the client's.
+                let framing = match length {
+                    BodyLength::Chunked => Some("transfer-encoding"),
+                    BodyLength::Length(_) => Some("content-length"),
+                    BodyLength::Nothing | BodyLength::UntilClose => None,
+                };
+                let framing = framing.map(|name| (spelled(name, rule, original), &b""[..]));
+                let fields: Vec<_> = fields.chain(framing).collect();
                 let fields = fields.iter().map(|(name, value)| (&**name, *value));
                 write_request(&mut room, method, target, fields, length, add)
             }

@@ -95,12 +95,14 @@ impl<B> InstanceResponse<B> {
     /// lines, which are not among those of the head.
     pub fn pass<C>(self, change: impl FnOnce(B, Option<FieldLines>) -> C) -> Response<C> {
         let (lines, headers) = match self.fields.into_either() {
-            Ok(lines) => (Some(lines), HeaderMap::new()),
-            Err(headers) => (None, headers),
+            Ok(lines) => (Some(lines), None),
+            Err(headers) => (None, Some(headers)),
         };
         let mut response = Response::new(change(self.body, lines));
         *response.status_mut() = self.status;
-        *response.headers_mut() = headers;
+        if let Some(headers) = headers {
+            *response.headers_mut() = headers;
+        }
         *response.extensions_mut() = self.extensions;
         response
     }

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a stream of a shared connection stops counting when its response has ended, however
 //! it ends, and what is left of its request is not sent then; a body whose epoch is cut, or whose
-//! instance falls silent for too long, ends with an error that says so.
+//! instance falls silent for too long or takes it back, ends with an error that says so.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -66,6 +66,9 @@ pub enum ResponseError {
     /// An HTTP/1.1 connection failed.
     #[error(transparent)]
     H1(#[from] BrokenBody),
+    /// An HTTP/2 stream was reset before its end, as if nothing was wrong.
+    #[error("the instance reset its response, without an error, before its end")]
+    Unfinished,
     /// The instance's epoch has ended.
     #[error("the instance went to sleep before its response's end")]
     Severed,
@@ -226,9 +229,17 @@ impl H2Body {
             let length = frame.data_ref().map_or(0, Bytes::len);
             self.taken = self.taken.saturating_add(length);
         }
+        let polled = match polled.map_err(ResponseError::H2) {
+            // The library takes a reset without an error for the body's end. It says that the rest
+            // of the request is not wanted, and comes after the end (RFC 9113 §8.1).
+            Poll::Ready(None) if !self.inner.is_end_stream() => {
+                Poll::Ready(Some(Err(ResponseError::Unfinished)))
+            }
+            polled => polled,
+        };
         polled.map_err(|error| match self.cut.is_cancelled() {
             true => ResponseError::Severed,
-            false => ResponseError::H2(error),
+            false => error,
         })
     }
 }

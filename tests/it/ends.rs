@@ -8,6 +8,7 @@ use h2::Reason;
 use http::{Response, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::support::{Gateway, PATIENCE, Plane, Wanted, eventually, route, spawn};
@@ -222,6 +223,39 @@ async fn an_upload_over_http_2_ends_with_its_response() {
     let reason = reason.expect("it goes on").unwrap();
     assert_eq!(reason, Some(Reason::CANCEL));
     drop(client);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_is_reset_before_its_end_is_not_whole_whatever_the_reason() {
+    let plane = Plane::start().await;
+    let (_, origin) = plane.own_origin("back").await;
+    let gateway = Gateway::start(&plane, &route("back", "protocol = \"h2c\"")).await;
+    for reason in [Reason::NO_ERROR, Reason::CANCEL, Reason::INTERNAL_ERROR] {
+        let asked = "GET / HTTP/1.1\r\nhost: back.test\r\nconnection: close\r\n\r\n";
+        let mut client = sent(&gateway, asked).await;
+        let mut connection = timeout(PATIENCE, next_h2(&origin)).await.unwrap();
+        let (was_seen, is_seen) = oneshot::channel();
+        let instance = spawn(async move {
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            body.send_data(Bytes::from_static(b"part"), false).unwrap();
+            tokio::select! {
+                seen = is_seen => seen.unwrap(),
+                _ = poll_fn(|cx| connection.poll_closed(cx)) => {}
+            }
+            body.send_reset(reason);
+            // The next request has a connection of its own.
+            connection.graceful_shutdown();
+            let _ended = timeout(PATIENCE, poll_fn(|cx| connection.poll_closed(cx))).await;
+        });
+        read_until(&mut client, "part\r\n").await;
+        was_seen.send(()).unwrap();
+        let rest = read_until(&mut client, "0\r\n\r\n").await;
+        assert_eq!(rest, "", "{reason}: it looks like the end of the body");
+        instance.await.unwrap();
+    }
     gateway.stop().await;
     plane.stop().await;
 }

@@ -671,3 +671,26 @@ async fn a_route_may_keep_the_letters_of_names_or_capitalise_them() {
         drop(plane);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_frames_a_body_is_spelled_as_the_other_fields_are() {
+    for (rule, expected) in [
+        ("lower", "\r\ntransfer-encoding: chunked\r\n"),
+        ("title", "\r\nTransfer-Encoding: chunked\r\n"),
+        ("original", "\r\nTransfer-Encoding: chunked\r\n"),
+    ] {
+        let answer = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+        let keys = format!("port = 8080\nfield_names = \"{rule}\"");
+        let (plane, gateway, mut app) = recorded(&route("app", &keys), answer).await;
+        let request = "POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\
+            Connection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        let heard = raw(gateway.address, request).await;
+        assert!(heard.starts_with("HTTP/1.1 204 "), "{rule}: {heard}");
+        let request = app.request().await;
+        assert!(request.contains(expected), "{rule}: {request}");
+        let framings = request.to_lowercase().matches("transfer-encoding").count();
+        assert_eq!(framings, 1, "{rule}: {request}");
+        gateway.stop().await;
+        drop(plane);
+    }
+}

@@ -61,9 +61,22 @@ pub fn has_option(value: &[u8], option: &str) -> bool {
 
 /// The value of a length field.
 pub fn digits(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    let text = std::str::from_utf8(text).ok().filter(|_| digits)?;
-    text.parse().ok()
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        match digit {
+            0..=9 => number.checked_mul(10)?.checked_add(digit.into()),
+            _ => None,
+        }
+    })
+}
+
+/// Whether a name is this one, which is in small letters, as most come.
+#[inline]
+pub(crate) fn is_named<const N: usize>(name: &str, small: &[u8; N]) -> bool {
+    name.as_bytes() == small || name.as_bytes().eq_ignore_ascii_case(small)
 }
 
 #[cfg(test)]
@@ -81,6 +94,11 @@ mod tests {
             ("+5", None),
             ("5 ", None),
             ("5,5", None),
+            ("184467440737095516150", None),
+            ("00000000000000000000000001", Some(1)),
+            ("/", None),
+            (":", None),
+            ("\u{b2}", None),
         ] {
             assert_eq!(digits(text.as_bytes()), expected, "{text:?}");
         }

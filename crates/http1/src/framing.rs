@@ -5,7 +5,7 @@
 
 use http::Version;
 
-use crate::fields::{Fields, digits, has_option, options};
+use crate::fields::{Fields, digits, has_option, is_named, options};
 
 /// How the end of a body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,22 +65,26 @@ impl<'b> Said<'b> {
     pub(crate) fn by(fields: Fields<'_, 'b>) -> Result<Self, FramingError> {
         let mut said = Self::default();
         for field in fields.0 {
-            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-            match field.name.len() {
-                2 if is("te") => said.wants_trailers |= has_option(field.value, "trailers"),
-                6 if is("expect") => {
+            let name = field.name;
+            match name.len() {
+                2 if is_named(name, b"te") => {
+                    said.wants_trailers |= has_option(field.value, "trailers");
+                }
+                6 if is_named(name, b"expect") => {
                     said.expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
                 }
-                7 if is("upgrade") => said.upgrade = said.upgrade.or(Some(field.value)),
-                10 if is("connection") => {
+                7 if is_named(name, b"upgrade") => {
+                    said.upgrade = said.upgrade.or(Some(field.value));
+                }
+                10 if is_named(name, b"connection") => {
                     for option in options(field.value) {
                         said.closes |= option.eq_ignore_ascii_case(b"close");
                         said.keeps_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                         said.upgrades |= option.eq_ignore_ascii_case(b"upgrade");
                     }
                 }
-                14 if is("content-length") => said.add_length(field.value)?,
-                17 if is("transfer-encoding") => said.add_codings(field.value),
+                14 if is_named(name, b"content-length") => said.add_length(field.value)?,
+                17 if is_named(name, b"transfer-encoding") => said.add_codings(field.value),
                 _ => {}
             }
         }
@@ -89,6 +93,13 @@ impl<'b> Said<'b> {
 
     /// Equal lengths are one (RFC 9110 §8.6).
     fn add_length(&mut self, value: &[u8]) -> Result<(), FramingError> {
+        // As a rule there is one, which is no list.
+        if self.length.is_none()
+            && let Some(length) = digits(value)
+        {
+            self.length = Some(length);
+            return Ok(());
+        }
         for text in value.split(|byte| *byte == b',') {
             let length = digits(text.trim_ascii()).ok_or(FramingError::Length)?;
             if *self.length.get_or_insert(length) != length {

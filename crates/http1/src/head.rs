@@ -49,29 +49,40 @@ pub(crate) struct Progress(usize);
 
 /// Parses with a table that is large enough; `parse` is called again with a larger one when the
 /// first was too small.
+#[inline]
 pub(crate) fn with_table<'b, R>(
     limits: HeadLimits,
-    mut parse: impl FnMut(&mut [MaybeUninit<httparse::Header<'b>>]) -> Result<R, httparse::Error>,
+    mut parse: impl FnMut(&mut [MaybeUninit<httparse::Header<'b>>]) -> Result<R, HeadError>,
 ) -> Result<R, HeadError> {
     let usual = USUAL_FIELDS.min(limits.fields);
     let mut table = [const { MaybeUninit::uninit() }; USUAL_FIELDS];
-    let parsed = parse(table.get_mut(..usual).unwrap_or_default());
-    let parsed = match parsed {
-        Err(httparse::Error::TooManyHeaders) if limits.fields > usual => {
-            let mut table: Vec<_> = (0..limits.fields).map(|_| MaybeUninit::uninit()).collect();
-            parse(&mut table)
+    let (mut larger, mut is_larger) = (Vec::new(), false);
+    // One call, so that it is no call at all.
+    loop {
+        let table = match is_larger {
+            false => table.get_mut(..usual).unwrap_or_default(),
+            true => larger.as_mut_slice(),
+        };
+        match parse(table) {
+            Err(HeadError::Syntax(httparse::Error::TooManyHeaders)) => {}
+            parsed => return parsed,
         }
-        parsed => parsed,
-    };
-    parsed.map_err(|error| {
-        if error == httparse::Error::TooManyHeaders {
-            HeadError::TooManyFields(limits.fields)
-        } else if error == httparse::Error::Version {
-            HeadError::Version
-        } else {
-            HeadError::Syntax(error)
+        if is_larger || limits.fields <= usual {
+            return Err(HeadError::TooManyFields(limits.fields));
         }
-    })
+        is_larger = true;
+        larger.resize_with(limits.fields, MaybeUninit::uninit);
+    }
+}
+
+/// What the parser says of a head that it does not take.
+#[cold]
+pub(crate) fn unparsed(error: httparse::Error) -> HeadError {
+    if error == httparse::Error::Version {
+        HeadError::Version
+    } else {
+        HeadError::Syntax(error)
+    }
 }
 
 // === impl Progress ===

@@ -19,6 +19,8 @@ const MOST_LINES: usize = 128;
 pub struct FieldLines {
     head: Bytes,
     lines: Vec<Line>,
+    /// The lengths that their names have, or had before some were left out.
+    lengths: Lengths,
 }
 
 /// Where name and value of a line lie.
@@ -28,15 +30,36 @@ struct Line {
     name_end: u16,
     value: u16,
     value_end: u16,
+    form: Form,
 }
+
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As it came.
+    Plain,
+    /// In another way than it came.
+    Other,
+    /// As the body's length wants it.
+    Length,
+    /// As the body's coding wants it.
+    Coding,
+}
+
+/// A set of lengths, so that most names that are not there are not looked for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lengths(u64);
 
 /// What is written of a head at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Piece<'l> {
     /// Lines that lie one behind the other, as they are written.
     Lines(&'l [u8]),
-    /// A line by itself: that of a length or a coding, or one that is written in another way than it
-    /// came.
+    /// The value of a `content-length`.
+    Length(&'l [u8]),
+    /// A `transfer-encoding`.
+    Coding,
+    /// Name and value of a line that is written in another way than it came.
     Line(&'l [u8], &'l [u8]),
 }
 
@@ -48,35 +71,43 @@ impl FieldLines {
         if fields.len() > MOST_LINES || u16::try_from(head.len()).is_err() {
             return None;
         }
-        let base = head.as_ptr().addr();
-        let place = |part: &[u8]| {
-            // Where an empty value lies says nothing.
-            let start = match part {
-                [] => 0,
-                part => part.as_ptr().addr().wrapping_sub(base),
+        let (base, mut copied) = (head.as_ptr().addr(), head.to_vec());
+        let mut lengths = Lengths::default();
+        let lines = fields.0.iter().map(|field| {
+            lengths.add(field.name.len());
+            let name = field.name.as_bytes().as_ptr().addr().wrapping_sub(base);
+            let value = field.value.as_ptr().addr().wrapping_sub(base);
+            let mut line = Line {
+                name: small(name),
+                name_end: small(name.wrapping_add(field.name.len())),
+                value: small(value),
+                value_end: small(value.wrapping_add(field.value.len())),
+                form: Form::Other,
             };
-            let end = start.wrapping_add(part.len());
-            Some((u16::try_from(start).ok()?, u16::try_from(end).ok()?))
-        };
-        let (mut copied, mut lines) = (head.to_vec(), Vec::with_capacity(fields.len()));
-        for field in fields.0 {
-            let (name, name_end) = place(field.name.as_bytes())?;
-            let (value, value_end) = place(field.value)?;
-            let line = Line {
-                name,
-                name_end,
-                value,
-                value_end,
-            };
-            // All small letters have this bit, and most other characters of names.
-            if field.name.bytes().fold(0x20, |all, byte| all & byte) == 0 {
-                copied.get_mut(line.name())?.make_ascii_lowercase();
+            if is_plain(head, line) {
+                line.form = Form::Plain;
             }
-            lines.push(line);
-        }
+            if may_have_capitals(field.name.as_bytes())
+                && let Some(name) = copied.get_mut(line.name())
+            {
+                name.make_ascii_lowercase();
+            }
+            match field.name.len() {
+                14 if copied.get(line.name()) == Some(&b"content-length"[..]) => {
+                    line.form = Form::Length;
+                }
+                17 if copied.get(line.name()) == Some(&b"transfer-encoding"[..]) => {
+                    line.form = Form::Coding;
+                }
+                _ => {}
+            }
+            line
+        });
+        let lines = lines.collect();
         Some(Self {
             head: copied.into(),
             lines,
+            lengths,
         })
     }
 
@@ -106,10 +137,16 @@ impl FieldLines {
         self.places(name).map(|line| self.get(line.value()))
     }
 
+    /// Whether a name is there.
+    #[inline]
+    pub fn has(&self, name: &HeaderName) -> bool {
+        self.place(name.as_str().as_bytes()).is_some()
+    }
+
     /// The first value of a name, as a map would have it.
     #[inline]
     pub fn first(&self, name: &HeaderName) -> Option<HeaderValue> {
-        let line = self.places(name.clone()).next()?;
+        let line = self.place(name.as_str().as_bytes())?;
         HeaderValue::from_maybe_shared(self.head.slice(line.value())).ok()
     }
 
@@ -123,10 +160,26 @@ impl FieldLines {
         }
     }
 
+    /// The first line of a name.
+    #[inline]
+    fn place(&self, name: &[u8]) -> Option<&Line> {
+        if !self.lengths.has(name.len()) {
+            return None;
+        }
+        let is_it = |line: &&Line| {
+            usize::from(line.name_end - line.name) == name.len() && self.get(line.name()) == name
+        };
+        self.lines.iter().find(is_it)
+    }
+
     #[inline]
     fn places(&self, name: HeaderName) -> impl Iterator<Item = &Line> {
-        let (length, lines) = (name.as_str().len(), self.lines.iter());
-        lines.filter(move |line| {
+        let length = name.as_str().len();
+        let lines = match self.lengths.has(length) {
+            true => self.lines.as_slice(),
+            false => &[],
+        };
+        lines.iter().filter(move |line| {
             // Most names have another length.
             usize::from(line.name_end - line.name) == length
                 && self.get(line.name()) == name.as_str().as_bytes()
@@ -155,33 +208,68 @@ impl FieldLines {
     }
 
     /// What is to be written, in its order.
-    pub(crate) fn pieces(&self, mut write: impl FnMut(Piece<'_>)) {
-        let mut run = 0..0;
-        for line in &self.lines {
-            let name = self.get(line.name());
-            let is_framing = matches!(name, b"content-length" | b"transfer-encoding");
-            if !is_framing && self.is_plain(*line) {
-                let own = line.whole();
-                if run.end == own.start {
-                    run.end = own.end;
-                    continue;
-                }
-                write(Piece::Lines(self.get(std::mem::replace(&mut run, own))));
-                continue;
-            }
-            write(Piece::Lines(self.get(std::mem::take(&mut run))));
-            write(Piece::Line(name, self.get(line.value())));
-        }
-        write(Piece::Lines(self.get(run)));
-    }
-
-    /// Whether a line came as it is written.
     #[inline]
-    fn is_plain(&self, line: Line) -> bool {
-        let value_end = usize::from(line.value_end);
-        self.get(usize::from(line.name_end)..usize::from(line.value)) == b": "
-            && self.get(value_end..value_end + 2) == b"\r\n"
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let mut lines = self.lines.iter();
+        std::iter::from_fn(move || {
+            let line = lines.next()?;
+            Some(match line.form {
+                Form::Plain => {
+                    let mut run = line.whole();
+                    while let [next, ..] = lines.as_slice()
+                        && next.form == Form::Plain
+                        && usize::from(next.name) == run.end
+                    {
+                        run.end = next.whole().end;
+                        lines.next();
+                    }
+                    Piece::Lines(self.get(run))
+                }
+                Form::Other => Piece::Line(self.get(line.name()), self.get(line.value())),
+                Form::Length => Piece::Length(self.get(line.value())),
+                Form::Coding => Piece::Coding,
+            })
+        })
     }
+}
+
+/// A place in a head that is small enough.
+#[inline]
+fn small(place: usize) -> u16 {
+    let [low, high, ..] = place.to_le_bytes();
+    u16::from_le_bytes([low, high])
+}
+
+/// Whether a line came as it is written. After a name there is a colon, and after a carriage return a
+/// line feed: it was accepted.
+#[inline]
+fn is_plain(head: &[u8], line: Line) -> bool {
+    let (name_end, value) = (usize::from(line.name_end), usize::from(line.value));
+    value == name_end + 2
+        && head.get(name_end + 1) == Some(&b' ')
+        && head.get(usize::from(line.value_end)) == Some(&b'\r')
+}
+
+/// Whether a name may have large letters: all small ones have one bit that those have not, and so
+/// have most other characters of names.
+#[inline]
+fn may_have_capitals(name: &[u8]) -> bool {
+    const SMALL: u8 = 0x20;
+    let wide = |part: &[u8; 8]| u64::from_ne_bytes(*part) & u64::from_ne_bytes([SMALL; 8]);
+    let narrow = |part: &[u8; 4]| u32::from_ne_bytes(*part) & u32::from_ne_bytes([SMALL; 4]);
+    // The last ones overlap those before them.
+    let are_small = match (name.first_chunk(), name.last_chunk()) {
+        (Some(first), Some(last)) => {
+            let ends = wide(first) & wide(last);
+            let between = name.get(8..name.len() - 8).unwrap_or_default();
+            ends == wide(&[SMALL; 8]) && between.iter().all(|byte| byte & SMALL != 0)
+        }
+        _ => match (name.first_chunk(), name.last_chunk()) {
+            (Some(first), Some(last)) => narrow(first) & narrow(last) == narrow(&[SMALL; 4]),
+            _ => name.iter().all(|byte| byte & SMALL != 0),
+        },
+    };
+    !are_small
 }
 
 impl fmt::Debug for FieldLines {
@@ -208,6 +296,26 @@ impl Line {
     #[inline]
     fn whole(self) -> std::ops::Range<usize> {
         self.name.into()..usize::from(self.value_end) + 2
+    }
+}
+
+// === impl Lengths ===
+
+impl Lengths {
+    #[inline]
+    fn add(&mut self, length: usize) {
+        self.0 |= Self::bit(length);
+    }
+
+    #[inline]
+    fn has(self, length: usize) -> bool {
+        self.0 & Self::bit(length) != 0
+    }
+
+    /// One for each length, and one for all that are longer.
+    #[inline]
+    fn bit(length: usize) -> u64 {
+        1 << length.min(63)
     }
 }
 

@@ -14,13 +14,15 @@ use crate::lines::FieldLines;
 const ADDED: usize = 4;
 
 /// Fields, with as little work done for them as they need.
-#[derive(Debug, Default)]
-pub struct PassingFields {
-    /// As they came; none once `map` has them.
-    lines: Option<FieldLines>,
-    map: HeaderMap,
-    /// The map of the `lines`, where somebody has looked into one.
-    seen: OnceLock<HeaderMap>,
+#[derive(Debug, Clone)]
+pub struct PassingFields(Form);
+
+/// What they are.
+#[derive(Debug)]
+enum Form {
+    /// As they came, and a map of them, where somebody has looked into one.
+    Lines(FieldLines, OnceLock<HeaderMap>),
+    Map(HeaderMap),
 }
 
 // === impl PassingFields ===
@@ -29,58 +31,72 @@ impl PassingFields {
     /// A map of them, which may have to be made.
     #[inline]
     pub fn headers(&self) -> &HeaderMap {
-        match &self.lines {
-            None => &self.map,
-            Some(lines) => self.seen.get_or_init(|| lines.to_map(ADDED)),
+        match &self.0 {
+            Form::Lines(lines, seen) => seen.get_or_init(|| lines.to_map(ADDED)),
+            Form::Map(map) => map,
         }
     }
 
     /// A map of them, to be changed.
     #[inline]
     pub fn headers_mut(&mut self) -> &mut HeaderMap {
-        if let Some(lines) = self.lines.take() {
-            let seen = self.seen.take();
-            self.map = seen.unwrap_or_else(|| lines.to_map(ADDED));
+        loop {
+            // The second time it is one.
+            match self.0 {
+                Form::Map(ref mut map) => return map,
+                Form::Lines(ref lines, ref mut seen) => {
+                    let seen = seen.take();
+                    self.0 = Form::Map(seen.unwrap_or_else(|| lines.to_map(ADDED)));
+                }
+            }
         }
-        &mut self.map
     }
 
     /// The lines that they are, if they are still lines.
     #[inline]
     pub fn lines(&self) -> Option<&FieldLines> {
-        self.lines.as_ref()
+        match &self.0 {
+            Form::Lines(lines, _) => Some(lines),
+            Form::Map(_) => None,
+        }
     }
 
     /// The same, to have some left out.
     #[inline]
     pub fn lines_mut(&mut self) -> Option<&mut FieldLines> {
-        if self.lines.is_some() {
-            self.seen = OnceLock::new();
+        match &mut self.0 {
+            Form::Lines(lines, seen) => {
+                seen.take();
+                Some(lines)
+            }
+            Form::Map(_) => None,
         }
-        self.lines.as_mut()
     }
 
     /// The lines, or the map.
     #[inline]
     pub fn into_either(self) -> Result<FieldLines, HeaderMap> {
-        self.lines.ok_or(self.map)
+        match self.0 {
+            Form::Lines(lines, _) => Ok(lines),
+            Form::Map(map) => Err(map),
+        }
     }
 
     /// The first value of a field.
     #[inline]
     pub fn first(&self, name: &HeaderName) -> Option<HeaderValue> {
-        match &self.lines {
-            Some(lines) => lines.first(name),
-            None => self.map.get(name).cloned(),
+        match &self.0 {
+            Form::Lines(lines, _) => lines.first(name),
+            Form::Map(map) => map.get(name).cloned(),
         }
     }
 
     /// All values of a field, in their order.
     #[inline]
     pub fn values(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-        let (lines, map) = match &self.lines {
-            Some(lines) => (Some(lines.values(name)), None),
-            None => (None, Some(self.map.get_all(name).iter())),
+        let (lines, map) = match &self.0 {
+            Form::Lines(lines, _) => (Some(lines.values(name)), None),
+            Form::Map(map) => (None, Some(map.get_all(name).iter())),
         };
         let map = map.into_iter().flatten().map(HeaderValue::as_bytes);
         lines.into_iter().flatten().chain(map)
@@ -89,13 +105,13 @@ impl PassingFields {
     /// The first two values of a field.
     #[inline]
     pub fn first_two(&self, name: HeaderName) -> (Option<&[u8]>, Option<&[u8]>) {
-        match &self.lines {
-            Some(lines) => {
+        match &self.0 {
+            Form::Lines(lines, _) => {
                 let mut values = lines.values(name);
                 (values.next(), values.next())
             }
-            None => {
-                let mut values = self.map.get_all(name).iter().map(HeaderValue::as_bytes);
+            Form::Map(map) => {
+                let mut values = map.get_all(name).iter().map(HeaderValue::as_bytes);
                 (values.next(), values.next())
             }
         }
@@ -104,9 +120,9 @@ impl PassingFields {
     /// Whether a field is there.
     #[inline]
     pub fn has(&self, name: &HeaderName) -> bool {
-        match &self.lines {
-            Some(lines) => lines.values(name.clone()).next().is_some(),
-            None => self.map.contains_key(name),
+        match &self.0 {
+            Form::Lines(lines, _) => lines.has(name),
+            Form::Map(map) => map.contains_key(name),
         }
     }
 
@@ -114,35 +130,37 @@ impl PassingFields {
     pub fn remove(&mut self, name: &HeaderName) {
         match self.lines_mut() {
             Some(lines) => lines.leave_out(|own| own == name.as_str().as_bytes()),
-            None => drop(self.map.remove(name)),
+            None => drop(self.headers_mut().remove(name)),
         }
     }
 }
 
+impl Default for PassingFields {
+    fn default() -> Self {
+        HeaderMap::new().into()
+    }
+}
+
 impl From<FieldLines> for PassingFields {
+    #[inline]
     fn from(lines: FieldLines) -> Self {
-        Self {
-            lines: Some(lines),
-            ..Self::default()
-        }
+        Self(Form::Lines(lines, OnceLock::new()))
     }
 }
 
 impl From<HeaderMap> for PassingFields {
     fn from(map: HeaderMap) -> Self {
-        Self {
-            map,
-            ..Self::default()
-        }
+        Self(Form::Map(map))
     }
 }
 
-impl Clone for PassingFields {
+// === impl Form ===
+
+impl Clone for Form {
     fn clone(&self) -> Self {
-        Self {
-            lines: self.lines.clone(),
-            map: self.map.clone(),
-            seen: OnceLock::new(),
+        match self {
+            Self::Lines(lines, _) => Self::Lines(lines.clone(), OnceLock::new()),
+            Self::Map(map) => Self::Map(map.clone()),
         }
     }
 }

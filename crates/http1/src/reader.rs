@@ -46,15 +46,13 @@ impl MessageReader {
     pub(crate) fn read_head<'b, R>(
         &mut self,
         input: &'b [u8],
-        parse: impl FnMut(
-            &mut [MaybeUninit<httparse::Header<'b>>],
-        ) -> Result<Parsed<R>, httparse::Error>,
+        parse: impl FnMut(&mut [MaybeUninit<httparse::Header<'b>>]) -> Parsed<R>,
     ) -> Result<Option<(usize, R)>, HeadError> {
         let limit = self.limits.bytes;
         if !self.progress.is_worth_parsing(input, limit) {
             return Ok(None);
         }
-        let Some((body, length, taken)) = with_table(self.limits, parse)?? else {
+        let Some((body, length, taken)) = with_table(self.limits, parse)? else {
             return match input.len() > limit {
                 true => Err(HeadError::TooLarge(limit)),
                 false => Ok(None),

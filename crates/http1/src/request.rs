@@ -12,7 +12,7 @@ use crate::chunk::ChunkError;
 use crate::decoder::{BodyDecoder, BodyPart};
 use crate::fields::Fields;
 use crate::framing::{BodyLength, Said};
-use crate::head::{HeadError, HeadLimits};
+use crate::head::{HeadError, HeadLimits, unparsed};
 use crate::reader::{MessageReader, Parsed};
 
 /// A request's head, which borrows its bytes.
@@ -88,28 +88,25 @@ fn parse<'b, R, F: FnOnce(RequestHead<'_, 'b>) -> R>(
     table: &mut [MaybeUninit<httparse::Header<'b>>],
     limits: HeadLimits,
     take: &mut Option<F>,
-) -> Result<Parsed<R>, httparse::Error> {
+) -> Parsed<R> {
     let mut parsed = httparse::Request::new(&mut []);
-    let status = parsed.parse_with_uninit_headers(input, table)?;
-    let httparse::Status::Complete(length) = status else {
-        return Ok(Ok(None));
+    let status = parsed.parse_with_uninit_headers(input, table);
+    let httparse::Status::Complete(length) = status.map_err(unparsed)? else {
+        return Ok(None);
     };
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
     else {
-        return Err(httparse::Error::Token);
+        return Err(HeadError::Syntax(httparse::Error::Token));
     };
     if length > limits.bytes {
-        return Ok(Err(HeadError::TooLarge(limits.bytes)));
+        return Err(HeadError::TooLarge(limits.bytes));
     }
     let version = match version {
         1 => Version::HTTP_11,
         _ => Version::HTTP_10,
     };
     let fields = Fields(parsed.headers);
-    let framing = match framing(fields, version) {
-        Ok(framing) => framing,
-        Err(error) => return Ok(Err(error)),
-    };
+    let framing = framing(fields, version)?;
     let head = RequestHead {
         method,
         target,
@@ -119,7 +116,7 @@ fn parse<'b, R, F: FnOnce(RequestHead<'_, 'b>) -> R>(
         bytes: input.get(..length).unwrap_or_default(),
     };
     let taken = take.take().map(|take| take(head));
-    Ok(Ok(taken.map(|taken| (framing.body, length, taken))))
+    Ok(taken.map(|taken| (framing.body, length, taken)))
 }
 
 fn framing(fields: Fields<'_, '_>, version: Version) -> Result<RequestFraming, HeadError> {

@@ -12,7 +12,7 @@ use crate::chunk::ChunkError;
 use crate::decoder::{BodyDecoder, BodyPart};
 use crate::fields::Fields;
 use crate::framing::{BodyLength, Said};
-use crate::head::{HeadError, HeadLimits};
+use crate::head::{HeadError, HeadLimits, unparsed};
 use crate::reader::{MessageReader, Parsed};
 
 /// A response's head, which borrows its bytes.
@@ -104,29 +104,26 @@ fn parse<'b, R, F: FnOnce(ResponseHead<'_, 'b>) -> R>(
     limits: HeadLimits,
     asked: &Method,
     take: &mut Option<F>,
-) -> Result<Parsed<R>, httparse::Error> {
+) -> Parsed<R> {
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    let status = config.parse_response_with_uninit_headers(&mut parsed, input, table)?;
-    let httparse::Status::Complete(length) = status else {
-        return Ok(Ok(None));
+    let status = config.parse_response_with_uninit_headers(&mut parsed, input, table);
+    let httparse::Status::Complete(length) = status.map_err(unparsed)? else {
+        return Ok(None);
     };
     if length > limits.bytes {
-        return Ok(Err(HeadError::TooLarge(limits.bytes)));
+        return Err(HeadError::TooLarge(limits.bytes));
     }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let Some(status) = status else {
-        return Ok(Err(HeadError::Value));
+        return Err(HeadError::Value);
     };
     let version = match parsed.version {
         Some(1) => Version::HTTP_11,
         _ => Version::HTTP_10,
     };
     let fields = Fields(parsed.headers);
-    let framing = match framing(fields, version, status, asked) {
-        Ok(framing) => framing,
-        Err(error) => return Ok(Err(error)),
-    };
+    let framing = framing(fields, version, status, asked)?;
     let head = ResponseHead {
         version,
         status,
@@ -136,7 +133,7 @@ fn parse<'b, R, F: FnOnce(ResponseHead<'_, 'b>) -> R>(
         bytes: input.get(..length).unwrap_or_default(),
     };
     let taken = take.take().map(|take| take(head));
-    Ok(Ok(taken.map(|taken| (framing.body, length, taken))))
+    Ok(taken.map(|taken| (framing.body, length, taken)))
 }
 
 /// Whether a response to this has no body, whatever its fields say (RFC 9110 §6.4.1).

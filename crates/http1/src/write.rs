@@ -33,10 +33,16 @@ pub struct Outcome {
 
 /// Writes one field line.
 pub fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-        out.extend_from_slice(part);
-    }
+    named_line(out, name.as_bytes(), value);
+}
+
+#[inline]
+fn named_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    // One by one: what is short and known needs no call to be copied.
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 fn length_line(out: &mut Vec<u8>, name: &str, length: u64, came: Option<&[u8]>) {
@@ -77,13 +83,14 @@ pub fn write_request_lines(
     add: impl FnOnce(&mut Vec<u8>),
 ) -> BodyLength {
     let mut framing = Framing::begin(out, method, target, body);
-    fields.pieces(|piece| match piece {
-        Piece::Lines(lines) => out.extend_from_slice(lines),
-        // A name is ASCII.
-        Piece::Line(name, value) => {
-            framing.field(out, str::from_utf8(name).unwrap_or_default(), value);
+    for piece in fields.pieces() {
+        match piece {
+            Piece::Lines(lines) => out.extend_from_slice(lines),
+            Piece::Length(value) => framing.length(out, CONTENT_LENGTH.as_str(), value),
+            Piece::Coding => framing.coding(out, TRANSFER_ENCODING.as_str()),
+            Piece::Line(name, value) => named_line(out, name, value),
         }
-    });
+    }
     add(out);
     framing.end(out)
 }
@@ -115,19 +122,25 @@ impl Framing {
     fn field(&mut self, out: &mut Vec<u8>, name: &str, value: &[u8]) {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         match name.len() {
-            14 if is(CONTENT_LENGTH.as_str()) => {
-                if let (BodyLength::Length(length), false) = (self.body, self.is_said) {
-                    length_line(out, name, length, Some(value));
-                    self.is_said = true;
-                }
-            }
-            17 if is(TRANSFER_ENCODING.as_str()) => {
-                if let (BodyLength::Chunked, false) = (self.body, self.is_said) {
-                    line(out, name, b"chunked");
-                    self.is_said = true;
-                }
-            }
+            14 if is(CONTENT_LENGTH.as_str()) => self.length(out, name, value),
+            17 if is(TRANSFER_ENCODING.as_str()) => self.coding(out, name),
             _ => line(out, name, value),
+        }
+    }
+
+    /// Writes a field that says how long the body is, which came with this value.
+    fn length(&mut self, out: &mut Vec<u8>, name: &str, came: &[u8]) {
+        if let (BodyLength::Length(length), false) = (self.body, self.is_said) {
+            length_line(out, name, length, Some(came));
+            self.is_said = true;
+        }
+    }
+
+    /// Writes a field that says how the body is coded.
+    fn coding(&mut self, out: &mut Vec<u8>, name: &str) {
+        if let (BodyLength::Chunked, false) = (self.body, self.is_said) {
+            line(out, name, b"chunked");
+            self.is_said = true;
         }
     }
 
@@ -202,23 +215,19 @@ pub fn write_response(
         }
     };
     if let Some(lines) = lines {
-        lines.pieces(|piece| match piece {
-            Piece::Lines(lines) => out.extend_from_slice(lines),
-            Piece::Line(b"content-length", value) => {
-                measure(out, CONTENT_LENGTH.as_str(), value);
-            }
-            // Framed anew below.
-            Piece::Line(b"transfer-encoding", _) => {}
-            // A name is ASCII.
-            Piece::Line(name, value) => line(out, str::from_utf8(name).unwrap_or_default(), value),
-        });
-        for (name, value) in lines.iter() {
-            match name {
-                b"date" => is_dated = true,
-                b"connection" => closes |= has_option(value, "close"),
-                _ => {}
+        for piece in lines.pieces() {
+            match piece {
+                Piece::Lines(lines) => out.extend_from_slice(lines),
+                Piece::Length(value) => measure(out, CONTENT_LENGTH.as_str(), value),
+                // Framed anew below.
+                Piece::Coding => {}
+                Piece::Line(name, value) => named_line(out, name, value),
             }
         }
+        is_dated = lines.has(&DATE);
+        closes = lines
+            .values(CONNECTION)
+            .any(|value| has_option(value, "close"));
     }
     for (name, value) in headers {
         match *name {

@@ -25,7 +25,7 @@ use crate::client::{Refusal, RefusalReason, UpgradeOffer};
 use crate::config::ServerConfig;
 use crate::deadline::Deadline;
 use crate::drain::Drain;
-use crate::flow::PeekStream;
+use crate::flow::{EndOfTurn, PeekStream};
 use crate::listener::client_stream::ClientStream;
 use crate::listener::informational::Interim;
 use crate::listener::lingering::Lingering;
@@ -202,6 +202,7 @@ impl<I: ClientStream> Connection<I> {
             is_last: exchange.answer(&self.input) || drain.has_begun() && !is_switch,
         };
         let mut answer = Answer::new(response, audience, exchange.wants_trailers);
+        EndOfTurn::default().await;
         let written = poll_fn(|cx| self.poll_answer(&mut answer, &mut exchange, cx)).await;
         if written.is_err() && answer.ends_with_connection() {
             self.reset_at_end();

@@ -112,25 +112,26 @@ fn uri(target: &str, copied: impl FnOnce() -> Bytes) -> Result<Uri, Unreadable> 
     if target.len() > MOST_TARGET {
         return Err(Unreadable::LongTarget);
     }
+    Uri::from_maybe_shared(copied()).or_else(|_| encoded(target))
+}
+
+/// A target with characters that `http` does not take.
+#[cold]
+fn encoded(target: &str) -> Result<Uri, Unreadable> {
     let is_raw = |byte: u8| matches!(byte, b'"' | b'<' | b'>' | b'`' | b'^' | b'|' | b'\\');
-    let text = match target.bytes().any(is_raw) && Uri::try_from(target).is_err() {
-        false => copied(),
-        true => {
-            let mut encoded = String::with_capacity(target.len() + 16);
-            for character in target.chars() {
-                match u8::try_from(character).is_ok_and(is_raw) {
-                    // Writing into memory does not fail.
-                    true => drop(write!(encoded, "%{:02X}", u32::from(character))),
-                    false => encoded.push(character),
-                }
-            }
-            Bytes::from(encoded)
+    let mut encoded = String::with_capacity(target.len() + 16);
+    for character in target.chars() {
+        match u8::try_from(character).is_ok_and(is_raw) {
+            // Writing into memory does not fail.
+            true => drop(write!(encoded, "%{:02X}", u32::from(character))),
+            false => encoded.push(character),
         }
-    };
-    if text.len() > MOST_TARGET {
+    }
+    // One that has none of them is none now either.
+    if encoded.len() > MOST_TARGET {
         return Err(Unreadable::LongTarget);
     }
-    Uri::from_maybe_shared(text).map_err(|_| Unreadable::Target)
+    Uri::from_maybe_shared(Bytes::from(encoded)).map_err(|_| Unreadable::Target)
 }
 
 #[cfg(test)]

@@ -118,16 +118,18 @@ impl Input {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Result<(), Box<Refusal>>>> {
         loop {
-            let blank = empty_lines(&self.bytes);
-            self.bytes.advance(blank);
-            match read_head(&mut self.reader, &self.bytes, head, self.keeps_names) {
-                Ok(None) => {}
-                Ok(Some(length)) => {
-                    self.pass_head(length);
-                    self.note_head(length);
-                    return Poll::Ready(Ok(Ok(())));
+            if !self.bytes.is_empty() {
+                let blank = empty_lines(&self.bytes);
+                self.bytes.advance(blank);
+                match read_head(&mut self.reader, &self.bytes, head, self.keeps_names) {
+                    Ok(None) => {}
+                    Ok(Some(length)) => {
+                        self.pass_head(length);
+                        self.note_head(length);
+                        return Poll::Ready(Ok(Ok(())));
+                    }
+                    Err(error) => return Poll::Ready(Ok(Err(error))),
                 }
-                Err(error) => return Poll::Ready(Ok(Err(error))),
             }
             let mut room = [MaybeUninit::uninit(); ROOM];
             let mut room = ReadBuf::uninit(&mut room);
@@ -141,7 +143,9 @@ impl Input {
                 match read_head(&mut self.reader, fresh, head, self.keeps_names) {
                     Ok(Some(length)) => {
                         let rest = fresh.get(length..).unwrap_or_default();
-                        self.bytes.extend_from_slice(rest);
+                        if !rest.is_empty() {
+                            self.bytes.extend_from_slice(rest);
+                        }
                         return Poll::Ready(Ok(Ok(())));
                     }
                     Ok(None) => {}

@@ -45,6 +45,16 @@ pub(super) const SERVERS: &[Server] = &[
             .collect();
         unreserved(&dots(&path)).to_ascii_lowercase()
     }),
+    // `new URL(req.url, base).pathname`: the same, and two slashes or more begin an authority.
+    ("node", |path| {
+        let path: Vec<u8> = slashes(path)
+            .into_iter()
+            .filter(|byte| !matches!(byte, b'\t' | b'\r' | b'\n'))
+            .collect();
+        unreserved(&dots(&authority(&path, true)))
+    }),
+    // `urlsplit(target).path` and then `unquote`: two slashes begin an authority.
+    ("python", |path| decode(&authority(path, false))),
     // Dot segments stay where they are.
     ("literal", unreserved),
 ];
@@ -100,6 +110,19 @@ fn slashes(path: &[u8]) -> Vec<u8> {
         other => *other,
     });
     turned.collect()
+}
+
+/// Without an authority, before which there may be any number of slashes where `any` is set.
+fn authority(path: &[u8], any: bool) -> Vec<u8> {
+    let Some(rest) = path.strip_prefix(b"//") else {
+        return path.to_vec();
+    };
+    let slashes = rest.iter().take_while(|byte| any && **byte == b'/').count();
+    let mut names = rest[slashes..].splitn(2, |byte| *byte == b'/').skip(1);
+    match names.next() {
+        Some(path) => [b"/", path].concat(),
+        None => b"/".to_vec(),
+    }
 }
 
 fn until(path: &[u8], ends: &[u8]) -> Vec<u8> {

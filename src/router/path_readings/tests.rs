@@ -198,6 +198,15 @@ fn each_trick_alone_meets_the_rule_or_is_ambiguous() {
         "/adm\u{131}n",
         "/%EF%BC%A1dmin",
         "/x%2f..%2fadmin%2fx%252f..%252f..%252fy",
+        "//x/admin",
+        "//x:80/%61dmin/y",
+        "///x/admin",
+        "/\\x/admin",
+        "/%2fx/admin",
+        "/%09/x/admin",
+        "//x//admin",
+        "//x/../admin",
+        "//x?/admin",
     ] {
         assert_eq!(judge(path), Err(AmbiguousPath), "{path}");
     }
@@ -205,6 +214,8 @@ fn each_trick_alone_meets_the_rule_or_is_ambiguous() {
         "/@scope%2fpkg",
         "/o/a%2Fb",
         "/a//b",
+        "//a/b",
+        "/a//x/admin",
         "/x/../y",
         "/%",
         "/%zz",

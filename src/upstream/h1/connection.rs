@@ -149,7 +149,10 @@ impl Connection {
             send(stream, sending, &mut self.patience, cx)?;
         }
         loop {
-            let read = self.reader.read_head(&self.input, method, Head::of)?;
+            let read = match self.input.is_empty() {
+                true => None,
+                false => self.reader.read_head(&self.input, method, Head::of)?,
+            };
             if let Some((length, head)) = read {
                 self.input.advance(length);
                 if length > KEPT_ROOM {

@@ -105,6 +105,58 @@ fn what_lies_in_the_head_is_not_copied_and_what_is_too_large_is_no_lines() {
     assert!(read(long.as_bytes()).unwrap().0.is_none());
 }
 
+#[test]
+fn a_name_of_any_length_is_found_in_whatever_letters_it_came() {
+    for length in 1..=70 {
+        let small = "n".repeat(length);
+        for large in 0..length {
+            let mut name = small.clone().into_bytes();
+            name[large] = b'N';
+            let head = [b"GET / HTTP/1.1\r\n", &*name, b": y\r\n\r\n"].concat();
+            let lines = read(&head).unwrap().0.unwrap();
+            let name = HeaderName::from_bytes(small.as_bytes()).unwrap();
+            assert_eq!(owned(&lines), [(small.clone(), b"y".to_vec())]);
+            assert_eq!(lines.values(name.clone()).next(), Some(&b"y"[..]));
+            assert!(lines.has(&name));
+        }
+        let longer = HeaderName::from_bytes([&small, "n"].concat().as_bytes()).unwrap();
+        let head = format!("GET / HTTP/1.1\r\n{small}: y\r\n\r\n");
+        assert!(!read(head.as_bytes()).unwrap().0.unwrap().has(&longer));
+    }
+}
+
+#[test]
+fn a_coding_or_length_is_written_as_the_body_has_it() {
+    let head = |field: &str| format!("PUT / HTTP/1.1\r\na: b\r\n{field}\r\nc: d\r\n\r\n");
+    let chunked = "transfer-encoding: chunked";
+    for (field, body, expected) in [
+        ("Transfer-Encoding: Chunked", BodyLength::Chunked, chunked),
+        ("content-length: 03", BodyLength::Chunked, ""),
+        (
+            "Content-Length: 03",
+            BodyLength::Length(3),
+            "content-length: 03",
+        ),
+        (
+            "content-length: 3",
+            BodyLength::Length(4),
+            "content-length: 4",
+        ),
+        (chunked, BodyLength::Nothing, ""),
+    ] {
+        let lines = read(head(field).as_bytes()).unwrap().0.unwrap();
+        let (at_once, one_by_one) = written(&lines, body);
+        assert_eq!(at_once, one_by_one);
+        let between = match (expected, body) {
+            ("", BodyLength::Chunked) => format!("a: b\r\nc: d\r\nvia: x\r\n{chunked}\r\n"),
+            ("", _) => "a: b\r\nc: d\r\nvia: x\r\n".to_owned(),
+            _ => format!("a: b\r\n{expected}\r\nc: d\r\nvia: x\r\n"),
+        };
+        let expected = format!("PUT / HTTP/1.1\r\n{between}\r\n");
+        assert_eq!(String::from_utf8(at_once).unwrap(), expected, "{field}");
+    }
+}
+
 proptest! {
     #[test]
     fn lines_are_what_a_map_is_however_they_came(
