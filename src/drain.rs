@@ -4,6 +4,7 @@
 //! until the deadline; then everything is cut.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Waker};
@@ -37,9 +38,9 @@ impl Drain {
 
     /// Completes when no new work is taken. For tasks that are woken often: it looks at the token
     /// only when the task has changed.
-    pub fn begin(&self) -> impl Future<Output = ()> + '_ {
-        let (mut waiting, mut registered) = (Box::pin(self.draining.cancelled()), None::<Waker>);
-        poll_fn(move |cx| {
+    pub async fn begin(&self) {
+        let (mut waiting, mut registered) = (pin!(self.draining.cancelled()), None::<Waker>);
+        poll_fn(|cx| {
             if self.has_begun() {
                 return Poll::Ready(());
             }
@@ -51,6 +52,7 @@ impl Drain {
                 }
             }
         })
+        .await;
     }
 
     /// Cancelled when what is left is cut.

@@ -14,7 +14,9 @@ use crate::acme::Acme;
 use crate::client::{ClientRequest, Refusal};
 use crate::fleet::PeerName;
 use crate::flow::ClientBuffers;
-use crate::listener::{Backlog, Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
+use crate::listener::{
+    Backlog, Downstream, ExtraHeaders, RawConnection, Remembered, Service, TlsSession,
+};
 use crate::names::Hostname;
 use crate::proxy::{Arrival, ConnectionCache, FromPeer, Gateway, GatewayBody, RawKind};
 
@@ -67,6 +69,12 @@ impl ByMember {
     }
 }
 
+impl Remembered for ConnectionCache {
+    fn let_go(&mut self) {
+        self.forget();
+    }
+}
+
 impl Service for GatewayService {
     type ConnectionCache = ConnectionCache;
     type Body = GatewayBody;
@@ -108,7 +116,7 @@ impl Service for GatewayService {
         let by_member = from.peer.as_ref();
         let by_member = by_member.map(|name| Box::new(ByMember::take(name, &mut request)));
         let facts = by_member.as_ref().and_then(|by| by.from.facts());
-        let tls = from.tls.as_ref().filter(|_| from.peer.is_none());
+        let tls = from.tls.as_deref().filter(|_| from.peer.is_none());
         let covers = |host: &str| tls.is_none_or(|tls| tls.covers(host));
         let arrival = Arrival {
             client: facts.map_or(from.client, |facts| facts.client),

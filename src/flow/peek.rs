@@ -22,9 +22,26 @@ const AT_ONCE: usize = 4096;
 #[derive(Debug)]
 pub struct PeekStream<S> {
     stream: S,
-    peeked: BytesMut,
-    /// The part of the client's budget that `peeked` is in, where that is counted.
+    /// None once they are read: most connections live much longer than their first bytes.
+    peeked: Option<Box<Peeked>>,
+}
+
+/// Bytes that were read and not consumed.
+#[derive(Debug, Default)]
+struct Peeked {
+    bytes: BytesMut,
+    /// The part of the client's budget that they are in, where that is counted.
     held: Option<Buffered>,
+}
+
+// === impl Peeked ===
+
+impl Peeked {
+    fn count(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.set(self.bytes.len());
+        }
+    }
 }
 
 // === impl PeekStream ===
@@ -37,16 +54,19 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
     /// A stream with the bytes that were read of it already. They are copied: most connections live
     /// much longer than the room that their first bytes were read into.
     pub(crate) fn of(stream: S, peeked: &[u8]) -> Self {
-        Self {
-            stream,
-            peeked: BytesMut::from(peeked),
-            held: None,
-        }
+        let peeked = (!peeked.is_empty()).then(|| {
+            Box::new(Peeked {
+                bytes: BytesMut::from(peeked),
+                held: None,
+            })
+        });
+        Self { stream, peeked }
     }
 
     /// The same stream; what is looked at from now on is in this budget until it is read.
     pub(crate) fn counted(mut self, buffers: &ClientBuffers) -> Self {
-        self.held = Some(buffers.hold(self.peeked.len()));
+        let peeked = self.peeked.get_or_insert_default();
+        peeked.held = Some(buffers.hold(peeked.bytes.len()));
         self
     }
 
@@ -62,12 +82,12 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
 
     /// The bytes that were read and not consumed.
     pub(crate) fn peeked(&self) -> &[u8] {
-        &self.peeked
+        self.peeked.as_ref().map_or(&[], |peeked| &peeked.bytes)
     }
 
     /// Reads some more, at most to `limit` bytes in all; an end or a full buffer is an error.
     pub(crate) async fn peek_more(&mut self, limit: usize) -> io::Result<()> {
-        let room = limit.saturating_sub(self.peeked.len()).min(AT_ONCE);
+        let room = limit.saturating_sub(self.peeked().len()).min(AT_ONCE);
         if room == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -82,8 +102,9 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
             if part.filled().is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            self.peeked.extend_from_slice(part.filled());
-            self.count();
+            let peeked = self.peeked.get_or_insert_default();
+            peeked.bytes.extend_from_slice(part.filled());
+            peeked.count();
             Poll::Ready(Ok(()))
         })
         .await
@@ -91,13 +112,9 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
 
     /// Takes `count` bytes off the beginning.
     pub(crate) fn consume(&mut self, count: usize) {
-        self.peeked.advance(count.min(self.peeked.len()));
-        self.count();
-    }
-
-    fn count(&mut self) {
-        if let Some(held) = &mut self.held {
-            held.set(self.peeked.len());
+        if let Some(peeked) = &mut self.peeked {
+            peeked.bytes.advance(count.min(peeked.bytes.len()));
+            peeked.count();
         }
     }
 }
@@ -108,16 +125,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for PeekStream<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.peeked.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
-        }
-        let count = self.peeked.len().min(buffer.remaining());
-        buffer.put_slice(&self.peeked.split_to(count));
-        self.count();
-        if self.peeked.is_empty() {
-            // Most connections live much longer than their first bytes.
-            self.peeked = BytesMut::new();
-            self.held = None;
+        let this = &mut *self;
+        let peeked = this.peeked.as_mut();
+        let Some(peeked) = peeked.filter(|peeked| !peeked.bytes.is_empty()) else {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        };
+        let count = peeked.bytes.len().min(buffer.remaining());
+        buffer.put_slice(&peeked.bytes.split_to(count));
+        peeked.count();
+        if peeked.bytes.is_empty() {
+            this.peeked = None;
         }
         Poll::Ready(Ok(()))
     }
@@ -171,9 +188,12 @@ mod tests {
 
     #[test]
     fn a_stream_of_which_nothing_was_looked_at_has_no_room_for_that() {
-        let kept = |peeked: &[u8]| PeekStream::of(tokio::io::empty(), peeked).peeked.capacity();
-        assert_eq!(kept(b""), 0);
-        assert!(kept(b"first") < 100);
+        let kept = |peeked: &[u8]| {
+            let stream = PeekStream::of(tokio::io::empty(), peeked);
+            stream.peeked.map(|peeked| peeked.bytes.capacity())
+        };
+        assert_eq!(kept(b""), None);
+        assert!(kept(b"first").is_some_and(|room| room < 100));
     }
 
     #[tokio::test]

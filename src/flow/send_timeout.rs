@@ -18,11 +18,19 @@ use crate::deadline::Deadline;
 #[derive(Debug)]
 pub struct SendTimeout<S> {
     stream: S,
-    limit: Duration,
-    /// The end of the limit; made when something first waits.
-    deadline: Option<Deadline>,
+    /// The limit in nanoseconds: half of what a [`Duration`] takes.
+    limit: u64,
+    /// Made when something first waits: most connections never do.
+    wait: Option<Box<Wait>>,
+}
+
+/// A stream's wait for its other side.
+#[derive(Debug)]
+struct Wait {
+    /// The end of the limit.
+    deadline: Deadline,
     /// Whether something waits, so that the deadline counts.
-    waits: bool,
+    is_on: bool,
 }
 
 // === impl SendTimeout ===
@@ -32,9 +40,8 @@ impl<S> SendTimeout<S> {
     pub fn new(stream: S, limit: Duration) -> Self {
         Self {
             stream,
-            limit,
-            deadline: None,
-            waits: false,
+            limit: u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX),
+            wait: None,
         }
     }
 
@@ -50,20 +57,23 @@ impl<S> SendTimeout<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.waits = false;
+            if let Some(wait) = &mut self.wait {
+                wait.is_on = false;
+            }
             return polled;
         }
-        if !self.waits {
-            self.waits = true;
-            let due = Instant::now() + self.limit;
-            match &mut self.deadline {
-                Some(deadline) => deadline.set(due),
-                None => self.deadline = Some(Deadline::new(due)),
-            }
+        let due = || Instant::now() + Duration::from_nanos(self.limit);
+        let wait = self.wait.get_or_insert_with(|| {
+            Box::new(Wait {
+                deadline: Deadline::new(due()),
+                is_on: true,
+            })
+        });
+        if !wait.is_on {
+            wait.is_on = true;
+            wait.deadline.set(due());
         }
-        if let Some(deadline) = &mut self.deadline {
-            ready!(deadline.poll_over(cx));
-        }
+        ready!(wait.deadline.poll_over(cx));
         let text = "the other side takes nothing of what is ready for it";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
     }

@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::address::canonical;
-use super::connection;
+use super::connection::{self, Arrived};
 use super::kept::Kept;
 use super::service::Service;
 use super::settings::{ListenerSettings, SettingsHandle};
@@ -291,20 +291,16 @@ impl<S: Service> Acceptor<S> {
             false => Placed::Elsewhere(stream.into_std()?),
         };
         let (counted, seat) = (self.counts.accepted(), worker.seat());
-        let (settings, service) = (self.settings.load(), self.service.clone());
-        let (at, shared) = (self.address, Arc::clone(&self.shared));
-        let peer = canonical(peer);
-        let connection = async move {
-            match stream.adopt() {
-                Ok(stream) => {
-                    let counted = (counted, shared.metrics.downstream());
-                    let kept = Kept::new(permit, seat, counted);
-                    let shared = (&*shared, kept);
-                    connection::serve(stream, peer, at, &settings, service, shared).await;
-                }
-                Err(error) => tracing::debug!(%peer, %error, "a connection did not begin"),
-            }
+        let shared = Arc::clone(&self.shared);
+        let counted = (counted, shared.metrics.downstream());
+        let arrived = Arrived {
+            adopt: move || stream.adopt(),
+            peer: canonical(peer),
+            at: self.address,
+            settings: self.settings.load(),
+            service: self.service.clone(),
         };
+        let connection = connection::serve(arrived, shared, Kept::new(permit, seat, counted));
         let tracker = self.shared.drain.served();
         // In a box, which is written to at once: a task is moved several times, and this one is
         // large.

@@ -6,14 +6,14 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::HeaderValue;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use futures_util::TryFutureExt as _;
+use futures_util::FutureExt as _;
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
@@ -30,6 +30,7 @@ use super::h1::HandedOver;
 use super::kept::Kept;
 use super::proxy_protocol::{self, Addresses};
 use super::service::{Downstream, RawConnection, Service, TlsSession};
+use super::serving::Serving;
 use super::settings::{ConnectionLimits, ListenerSettings, Tls};
 use super::shared::Shared;
 use super::{client_hello, h2, http};
@@ -85,57 +86,90 @@ impl Drop for Handshake<'_> {
     }
 }
 
-/// A connection on which requests, or another protocol's bytes, are served; it may leave HTTP.
-type Serving<'a> = Pin<Box<dyn Future<Output = io::Result<Option<HandedOver>>> + Send + 'a>>;
+/// A socket that was accepted, and what it is served with until it is known what is spoken there.
+pub(super) struct Arrived<S, F> {
+    /// Makes it one of the runtime's that serves it.
+    pub(super) adopt: F,
+    pub(super) peer: SocketAddr,
+    /// The address where its socket listens.
+    pub(super) at: SocketAddr,
+    pub(super) settings: Arc<ListenerSettings>,
+    pub(super) service: S,
+}
 
-/// Serves a connection until it ends or leaves HTTP, and has `kept` for as long. `at` is the address where its
-/// socket listens.
-///
-/// Each of its stages is in a box of its own, which is written to at once: an idle connection is to
-/// be as small as what it does then.
-pub(super) fn serve<'a, S: Service>(
-    stream: TcpStream,
+/// A connection of which it is known what is spoken there.
+struct Begun<S> {
+    opened: Opened,
+    accepted: Instant,
     peer: SocketAddr,
-    at: SocketAddr,
-    settings: &'a ListenerSettings,
     service: S,
-    (shared, mut kept): (&'a Shared, Kept),
-) -> impl Future<Output = ()> + Send + use<'a, S> {
-    let accepted = Instant::now();
+    share: Option<Share>,
+}
+
+/// Serves a connection until it ends or leaves HTTP, and has `kept` for as long.
+///
+/// Each of its stages is in a box of its own, which is written to at once, and has all that only it needs: an
+/// idle connection is to be as small as what it does then.
+pub(super) fn serve<S: Service>(
+    arrived: Arrived<S, impl FnOnce() -> io::Result<TcpStream> + Send + 'static>,
+    shared: Arc<Shared>,
+    mut kept: Kept,
+) -> impl Future<Output = ()> + Send {
     let config = shared.config.load_full();
+    let begun = begin(arrived, Arc::clone(&shared), Arc::clone(&config));
+    let begun = Box::into_pin(Box::write(Box::new_uninit(), begun));
     // What an async function is called with would be in its future twice.
     async move {
-        let begun = {
-            let begun = begin(stream, peer, at, settings, &service, shared, &config);
-            let begun = Box::write(Box::new_uninit(), begun);
-            Box::into_pin(begun).await
+        let serving = match begun.await {
+            Some(begun) => begun.serving(&mut kept, &shared, &config),
+            None => return,
         };
-        let served = match begun {
-            Ok(Some((opened, share))) => {
-                kept.is_of(share);
-                serving(*opened, accepted, peer, service, shared, &config).await
-            }
-            Ok(None) => return,
-            Err(error) => {
-                tracing::debug!(%peer, %error, "a connection did not begin");
-                return;
-            }
-        };
-        match served {
-            // What is spoken there now is none of this task's concern: it ends.
-            Ok(Some(handed_over)) => handed_over.with(kept),
-            Ok(None) => {}
-            // A client's mistake or departure.
-            Err(error) => tracing::debug!(%peer, %error, "connection ended"),
+        // What is spoken there now is none of this task's concern: it ends. Whoever met an error has said so.
+        if let Ok(Some(handed_over)) = serving.await {
+            handed_over.with(kept);
         }
     }
 }
 
 /// All that comes before a request; `None` when it did not come in time.
 async fn begin<S: Service>(
+    arrived: Arrived<S, impl FnOnce() -> io::Result<TcpStream>>,
+    shared: Arc<Shared>,
+    config: Arc<ServerConfig>,
+) -> Option<Box<Begun<S>>> {
+    let Arrived {
+        adopt,
+        peer,
+        at,
+        settings,
+        service,
+    } = arrived;
+    let accepted = Instant::now();
+    let begun = match adopt() {
+        Ok(stream) => open_in_time(stream, (peer, at), &settings, &service, &shared, &config).await,
+        Err(error) => Err(error),
+    };
+    match begun {
+        Ok(begun) => begun.map(|(opened, share)| {
+            Box::new(Begun {
+                opened: *opened,
+                accepted,
+                peer,
+                service,
+                share,
+            })
+        }),
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a connection did not begin");
+            None
+        }
+    }
+}
+
+/// What the connection turned out to be, if it did in time.
+async fn open_in_time<S: Service>(
     stream: TcpStream,
-    peer: SocketAddr,
-    at: SocketAddr,
+    (peer, at): (SocketAddr, SocketAddr),
     settings: &ListenerSettings,
     service: &S,
     shared: &Shared,
@@ -176,65 +210,87 @@ async fn begin<S: Service>(
     }
 }
 
-/// Serves what a connection turned out to be.
-fn serving<'a, S: Service>(
-    opened: Opened,
-    accepted: Instant,
-    peer: SocketAddr,
-    service: S,
-    shared: &'a Shared,
-    config: &'a ServerConfig,
-) -> Serving<'a> {
-    let drain = &shared.drain;
-    let own_limits = |from: &Downstream, idle_timeout| ConnectionLimits {
-        idle_timeout,
-        buffers: shared.buffers.of(from.client.ip()),
-        is_of_member: from.peer.is_some(),
-    };
-    let (idle, h2_idle) = (
-        config.idle_timeout_of(peer.ip()),
-        config.h2_idle_timeout_of(peer.ip()),
-    );
-    match opened {
-        Opened::Clear(stream, from, true) => {
-            let own = own_limits(&from, h2_idle);
-            let stream = (stream, accepted);
-            Box::pin(h2::serve(stream, from, service, config, own, drain).map_ok(|()| None))
+// === impl Begun ===
+
+impl<S: Service> Begun<S> {
+    /// Serves what the connection turned out to be. Taken in its box, whose memory is free at once.
+    fn serving<'a>(
+        self: Box<Self>,
+        kept: &mut Kept,
+        shared: &'a Shared,
+        config: &'a ServerConfig,
+    ) -> Serving<'a> {
+        let Self {
+            opened,
+            accepted,
+            peer,
+            service,
+            share,
+        } = *self;
+        kept.is_of(share);
+        let drain = &shared.drain;
+        let own_limits = |from: &Downstream, idle_timeout| ConnectionLimits {
+            idle_timeout,
+            buffers: shared.buffers.of(from.client.ip()),
+            is_of_member: from.peer.is_some(),
+        };
+        let (idle, h2_idle) = (
+            config.idle_timeout_of(peer.ip()),
+            config.h2_idle_timeout_of(peer.ip()),
+        );
+        match opened {
+            Opened::Clear(stream, from, true) => {
+                let own = own_limits(&from, h2_idle);
+                let stream = (stream, accepted);
+                let serving = h2::serve(stream, from, service, config, own, drain);
+                Serving::of(serving.map(move |served| over(peer, served)))
+            }
+            Opened::Clear(stream, from, false) => {
+                let own = own_limits(&from, idle);
+                http::serve_h1(stream, from, service, config, own, drain)
+            }
+            Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                let own = own_limits(&from, h2_idle);
+                let stream = (stream, accepted);
+                let serving = h2::serve(stream, from, service, config, own, drain);
+                Serving::of(serving.map(move |served| over(peer, served)))
+            }
+            Opened::Member(stream, from, judge) => {
+                let own = own_limits(&from, MEMBER_IDLE);
+                let chain = stream.get_ref().1.peer_certificates();
+                let leaf = chain.and_then(|chain| Some(chain.first()?.clone().into_owned()));
+                let stream = (stream, accepted);
+                Serving::of(async move {
+                    let served = tokio::select! {
+                        served = h2::serve(stream, from, service, config, own, drain) => served,
+                        reason = not_believed(&judge, leaf) => Err(io::Error::other(reason)),
+                    };
+                    over(peer, served)
+                })
+            }
+            Opened::Secure(stream, from) => {
+                let own = own_limits(&from, idle);
+                http::serve_h1(stream, from, service, config, own, drain)
+            }
+            Opened::Raw(raw) => Serving::of(async move {
+                let buffers = shared.buffers.of(raw.from.client.ip());
+                drain
+                    .cut()
+                    .run_until_cancelled(service.proxy_tcp(raw, buffers))
+                    .await;
+                Ok(None)
+            }),
         }
-        Opened::Clear(stream, from, false) => {
-            let own = own_limits(&from, idle);
-            http::serve_h1(stream, from, service, config, own, drain)
-        }
-        Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            let own = own_limits(&from, h2_idle);
-            let stream = (stream, accepted);
-            Box::pin(h2::serve(stream, from, service, config, own, drain).map_ok(|()| None))
-        }
-        Opened::Member(stream, from, judge) => {
-            let own = own_limits(&from, MEMBER_IDLE);
-            let chain = stream.get_ref().1.peer_certificates();
-            let leaf = chain.and_then(|chain| Some(chain.first()?.clone().into_owned()));
-            let stream = (stream, accepted);
-            Box::pin(async move {
-                tokio::select! {
-                    served = h2::serve(stream, from, service, config, own, drain) => served.map(|()| None),
-                    reason = not_believed(&judge, leaf) => Err(io::Error::other(reason)),
-                }
-            })
-        }
-        Opened::Secure(stream, from) => {
-            let own = own_limits(&from, idle);
-            http::serve_h1(stream, from, service, config, own, drain)
-        }
-        Opened::Raw(raw) => Box::pin(async move {
-            let buffers = shared.buffers.of(raw.from.client.ip());
-            drain
-                .cut()
-                .run_until_cancelled(service.proxy_tcp(raw, buffers))
-                .await;
-            Ok(None)
-        }),
     }
+}
+
+/// How a connection has ended that leaves HTTP never.
+fn over(peer: SocketAddr, served: io::Result<()>) -> io::Result<Option<HandedOver>> {
+    if let Err(error) = &served {
+        // A client's mistake or departure.
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+    served.map(|()| None)
 }
 
 /// Reads as much as it takes to know the kind of a connection.
@@ -296,7 +352,7 @@ async fn open<S: Service>(
             let from_where = (client.ip(), local.port());
             let (stream, session) =
                 Box::pin(handshake(stream, tls, service, from_where, counted)).await?;
-            Ok(Opened::Secure(stream, from(Some(session))))
+            Ok(Opened::Secure(stream, from(Some(Box::new(session)))))
         }
     }
 }

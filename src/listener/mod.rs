@@ -30,6 +30,7 @@ mod lingering;
 pub mod proxy_protocol;
 mod seldom;
 mod service;
+mod serving;
 mod settings;
 mod shared;
 mod ticket_ring;
@@ -40,7 +41,9 @@ pub use self::address::is_v6_only;
 pub use self::certificates::Certificates;
 pub use self::client_hello::fuzz as fuzz_hello;
 pub use self::internal::ca_file;
-pub use self::service::{Backlog, Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
+pub use self::service::{
+    Backlog, Downstream, ExtraHeaders, RawConnection, Remembered, Service, TlsSession,
+};
 pub use self::settings::{ListenerSettings, SettingsHandle, TlsParts};
 pub use self::shared::Shared;
 pub use self::ticket_ring::{TicketRing, TicketRingError};

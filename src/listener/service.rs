@@ -25,7 +25,7 @@ pub struct Downstream {
     /// The address that it connected to.
     pub local: SocketAddr,
     /// The result of its TLS handshake; `None` in clear.
-    pub tls: Option<TlsSession>,
+    pub tls: Option<Box<TlsSession>>,
     /// The member of the fleet that it is, at the listener for members.
     pub peer: Option<Arc<PeerName>>,
     /// Whether it is another proxy that asks where instances are, and its requests go to none.
@@ -83,10 +83,18 @@ pub trait Backlog {
     fn read_at_once(&mut self, _bytes: usize) {}
 }
 
+/// The state that a service keeps of a connection.
+pub trait Remembered: Default + Send + Sync + 'static {
+    /// Lets go of what can be found out again: the connection has had no request for a while.
+    fn let_go(&mut self) {}
+}
+
+impl Remembered for () {}
+
 /// Something that answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
     /// The state that it keeps of a connection from one request to the next.
-    type ConnectionCache: Default + Send + Sync + 'static;
+    type ConnectionCache: Remembered;
 
     /// The body of its responses.
     type Body: Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>

@@ -59,6 +59,12 @@ impl ConnectionCache {
         }
     }
 
+    /// Forgets the host and the instance, and so keeps nothing of theirs alive.
+    pub fn forget(&mut self) {
+        self.host = OnceLock::new();
+        self.target = OnceLock::new();
+    }
+
     /// The name of the connection.
     pub(super) fn client(&self) -> ClientConnection {
         self.client
@@ -174,6 +180,18 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &ask("a.test").unwrap()));
         assert_eq!(ask("b.test").unwrap().host.as_str(), "b.test");
         assert!(ask("b test").is_err());
+    }
+
+    #[test]
+    fn what_is_let_go_of_is_worked_out_again_and_the_connection_keeps_its_name() {
+        let (mut cache, client) = (ConnectionCache::default(), IpAddr::from([192, 0, 2, 1]));
+        let name = cache.client();
+        let request = request(Version::HTTP_11, "/", &["a.test"]);
+        let first = cache.host(&request, client, false).unwrap();
+        cache.forget();
+        assert_eq!(Arc::strong_count(&first), 1);
+        let second = cache.host(&request, client, false).unwrap();
+        assert_eq!((&second.host, cache.client()), (&first.host, name));
     }
 
     proptest! {

@@ -3,8 +3,8 @@
 //! Guarantees: an idle connection has a deadline, and a head has its own, from its first byte to its
 //! last; a client that leaves is noticed while its request is answered, and what answers it dropped;
 //! requests that come before their predecessor's answer wait, in a bounded buffer; a drain lets an
-//! idle connection ask once more; a connection that ends after an answer does not take the answer
-//! with it.
+//! idle connection ask once more; one that is idle for long keeps nothing for its next request; a
+//! connection that ends after an answer does not take the answer with it.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,7 +29,7 @@ use crate::flow::{EndOfTurn, PeekStream};
 use crate::listener::client_stream::ClientStream;
 use crate::listener::informational::Interim;
 use crate::listener::lingering::Lingering;
-use crate::listener::service::{Downstream, Service};
+use crate::listener::service::{Downstream, Remembered as _, Service};
 use crate::listener::settings::ConnectionLimits;
 use http1::{Audience, InterimSink};
 
@@ -37,12 +37,14 @@ use http1::{Audience, InterimSink};
 /// client may go on sending after the last answer of its connection (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long an idle connection keeps what its last request has found out, for the next one.
+const REMEMBERED: Duration = Duration::from_secs(5);
+
 /// A connection, and what was read from it and not answered yet.
 #[derive(Debug)]
 struct Connection<I> {
     stream: I,
     input: Input,
-    interim: Interim,
     /// The deadline of the next head; made when a head is first waited for.
     deadline: Option<Deadline>,
     waiting: Waiting,
@@ -65,13 +67,35 @@ enum Next {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     Not,
-    /// Until the idle timeout after the wait began.
+    /// For [`REMEMBERED`], if the idle timeout is not shorter.
     Idle,
+    /// Until the idle timeout after the wait began; nothing is kept any more for the next request.
+    Resting,
     /// A head has begun: until `header_timeout` after its first byte; no other resets it.
     Head,
     /// A drain has begun: until `drain_idle_timeout` after it was noticed, or `header_timeout` if
     /// that is shorter.
     DrainGrace,
+}
+
+/// What 1xx responses go through while there are requests.
+struct Speaking {
+    interim: Interim,
+    sink: InterimSink,
+}
+
+impl Speaking {
+    fn new() -> Self {
+        let interim = Interim::default();
+        let sink = interim.sink();
+        Self { interim, sink }
+    }
+}
+
+/// The error that a connection has ended with: its client's mistake or departure.
+fn ended(from: &Downstream, error: io::Error) -> io::Error {
+    tracing::debug!(client = %from.client, %error, "connection ended");
+    error
 }
 
 /// Answers requests until the connection ends, or leaves HTTP: then it is for whoever waits for that.
@@ -86,32 +110,39 @@ pub(in crate::listener) fn serve<'a, S: Service, I>(
 where
     I: ClientStream,
 {
-    let interim = Interim::default();
-    let sink = interim.sink();
     let buffers = Some(own.buffers.clone());
-    let from = (
+    let mut from = (
         Downstream { buffers, ..from },
         S::ConnectionCache::default(),
     );
     let mut connection = Connection {
         stream,
         input: Input::new(config, own.buffers.clone()),
-        interim,
         deadline: None,
         waiting: Waiting::Not,
         own,
     };
     // What an async function is called with would be in its future twice.
+    let mut speaking = None;
     async move {
         let exchange = loop {
             let mut head = None;
-            let read = poll_fn(|cx| connection.poll_head(&mut head, config, drain, cx)).await?;
+            let read = poll_fn(|cx| {
+                let read = connection.poll_head(&mut head, config, drain, cx);
+                if connection.waiting == Waiting::Resting {
+                    speaking = None;
+                    from.1.let_go();
+                }
+                read
+            });
+            let read = read.await.map_err(|error| ended(&from.0, error))?;
             if let Err(refusal) = read {
                 let is_head = refusal.method == Some(Method::HEAD);
                 let response = service.refuse(*refusal, &from.0);
                 // In a box, as what is seldom needed.
                 return Box::pin(connection.refuse(response, is_head))
                     .await
+                    .map_err(|error| ended(&from.0, error))
                     .map(|()| None);
             }
             let Some(request) = head.as_ref().map(|head| &head.request) else {
@@ -123,16 +154,24 @@ where
                 let response = service.refuse(refusal, &from.0);
                 return Box::pin(connection.refuse(response, is_head))
                     .await
+                    .map_err(|error| ended(&from.0, error))
                     .map(|()| None);
             }
             // In a box, which is written to at once: it is large, and an idle connection is to be
             // small.
-            let answering = connection.answer(&mut head, &service, &from, &sink, drain);
+            let speaking = &*speaking.get_or_insert_with(Speaking::new);
+            let answering = connection.answer(&mut head, &service, &from, speaking, drain);
             let answering = Box::write(Box::new_uninit(), answering);
-            match Box::into_pin(answering).await? {
+            let next = Box::into_pin(answering).await;
+            match next.map_err(|error| ended(&from.0, error))? {
                 Next::Request => connection.input.let_head_go(),
                 Next::Nothing => return Ok(None),
-                Next::End { may_send } => return connection.end(may_send).await.map(|()| None),
+                Next::End { may_send } => {
+                    return Box::pin(connection.end(may_send))
+                        .await
+                        .map_err(|error| ended(&from.0, error))
+                        .map(|()| None);
+                }
                 Next::HandOver(exchange) => break exchange,
             }
         };
@@ -149,13 +188,13 @@ impl<I: ClientStream> Connection<I> {
         head: &mut Option<Head>,
         service: &S,
         from: &(Downstream, S::ConnectionCache),
-        sink: &InterimSink,
+        Speaking { interim, sink }: &Speaking,
         drain: &Drain,
     ) -> io::Result<Next> {
         let Some(mut head) = head.take() else {
             return Ok(Next::Nothing);
         };
-        self.interim.forget();
+        interim.forget();
         let mut exchange = Exchange::begin(&mut head, &mut self.input);
         if head.request.body().is_some()
             || head.request.extensions().get::<UpgradeOffer>().is_some()
@@ -169,17 +208,14 @@ impl<I: ClientStream> Connection<I> {
             head.request.version(),
         );
         // In a box of its own, which is written to at once.
-        let answering = Box::write(
-            Box::new_uninit(),
-            service.call(Box::new(head.request), from, sink),
-        );
+        let answering = Box::write(Box::new_uninit(), service.call(head.request, from, sink));
         let mut answering = Box::into_pin(answering);
         let response = poll_fn(|cx| {
             loop {
                 if let Poll::Ready(response) = answering.as_mut().poll(cx) {
                     return Poll::Ready(Some(response));
                 }
-                if self.poll_client(&mut exchange, cx).is_ready() {
+                if self.poll_client(&mut exchange, interim, cx).is_ready() {
                     return Poll::Ready(None);
                 }
                 if !exchange.take_fed() {
@@ -192,8 +228,8 @@ impl<I: ClientStream> Connection<I> {
         let Some(response) = response else {
             return Ok(Next::Nothing);
         };
-        if self.interim.has_some() {
-            poll_fn(|cx| self.interim.poll_write(&mut self.stream, cx)).await?;
+        if interim.has_some() {
+            poll_fn(|cx| interim.poll_write(&mut self.stream, cx)).await?;
         }
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let audience = Audience {
@@ -203,7 +239,8 @@ impl<I: ClientStream> Connection<I> {
         };
         let mut answer = Answer::new(response, audience, exchange.wants_trailers);
         EndOfTurn::default().await;
-        let written = poll_fn(|cx| self.poll_answer(&mut answer, &mut exchange, cx)).await;
+        let written =
+            poll_fn(|cx| self.poll_answer(&mut answer, (&mut exchange, interim), cx)).await;
         if written.is_err() && answer.ends_with_connection() {
             self.reset_at_end();
         }
@@ -244,14 +281,14 @@ impl<I: ClientStream> Connection<I> {
     ) -> Poll<io::Result<()>> {
         let has_begun = !self.input.is_empty();
         let (waiting, time_limit) = match (drain.has_begun(), self.waiting) {
-            (true, Waiting::Not | Waiting::Idle | Waiting::Head) => {
+            (true, Waiting::Not | Waiting::Idle | Waiting::Resting | Waiting::Head) => {
                 let time_limit = config.drain_idle_timeout.min(config.header_timeout);
                 (Waiting::DrainGrace, Some(time_limit))
             }
-            (false, Waiting::Not | Waiting::Idle) if has_begun => {
+            (false, Waiting::Not | Waiting::Idle | Waiting::Resting) if has_begun => {
                 (Waiting::Head, Some(config.header_timeout))
             }
-            (false, Waiting::Not) => (Waiting::Idle, Some(self.own.idle_timeout)),
+            (false, Waiting::Not) => (Waiting::Idle, Some(self.own.idle_timeout.min(REMEMBERED))),
             (_, waiting) => (waiting, None),
         };
         self.waiting = waiting;
@@ -264,34 +301,40 @@ impl<I: ClientStream> Connection<I> {
         }
         if let Some(deadline) = &mut self.deadline {
             ready!(deadline.poll_over(cx));
+            let rest = self.own.idle_timeout.saturating_sub(REMEMBERED);
+            if waiting == Waiting::Idle && !rest.is_zero() {
+                self.waiting = Waiting::Resting;
+                deadline.set(Instant::now() + rest);
+                ready!(deadline.poll_over(cx));
+            }
         }
         Poll::Ready(match waiting {
-            Waiting::DrainGrace | Waiting::Idle => Ok(()),
+            Waiting::DrainGrace | Waiting::Idle | Waiting::Resting => Ok(()),
             Waiting::Not | Waiting::Head => Err(io::ErrorKind::TimedOut.into()),
         })
     }
 
     /// Serves the client while its request is answered; ready when it has left.
-    fn poll_client(&mut self, exchange: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
-        let Self {
-            stream,
-            input,
-            interim,
-            ..
-        } = self;
+    fn poll_client(
+        &mut self,
+        exchange: &mut Exchange,
+        interim: &Interim,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let Self { stream, input, .. } = self;
         exchange.poll_client(stream, input, interim, cx)
     }
 
     fn poll_answer<B: AnswerBody>(
         &mut self,
         answer: &mut Answer<B>,
-        exchange: &mut Exchange,
+        (exchange, interim): (&mut Exchange, &Interim),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = answer.poll_write(&mut self.stream, &self.own.buffers, cx);
         let is_waiting = answer.is_idle();
         if polled.is_pending() && (is_waiting || exchange.has_reader()) {
-            let has_left = self.poll_client(exchange, cx).is_ready();
+            let has_left = self.poll_client(exchange, interim, cx).is_ready();
             // One that is slow to read may have said all that it wanted to say.
             if has_left && is_waiting {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
@@ -360,3 +403,6 @@ impl<I: ClientStream> Connection<I> {
         Some(HandedOver::new(stream, exchange.upgrade?))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 
-use crate::client::{ClientBody, OriginalNames, Request};
+use crate::client::{ClientRequest, OriginalNames, Request};
 use http1::{BodyLength, Copied, FieldLines, HeadError, RequestFraming, RequestHead, digits};
 
 /// Bytes of a target, at most: as many as `http::Uri` takes.
@@ -21,7 +21,7 @@ const ADDED: usize = 4;
 /// A request, and what its connection has to know of it.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) request: Request<Option<ClientBody>>,
+    pub(super) request: ClientRequest,
     pub(super) framing: RequestFraming,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn request(
             lines.part(head.bytes, head.target.as_bytes())
         })?;
         *into = Some(Head {
-            request: Request::of_lines(method, uri, head.version, lines, None),
+            request: Box::new(Request::of_lines(method, uri, head.version, lines, None)),
             framing: head.framing,
         });
         return Ok(());
@@ -93,7 +93,7 @@ pub(super) fn request(
     let uri = uri(head.target, || copied.part(head.target.as_bytes()))?;
     let request = &mut into
         .insert(Head {
-            request: Request::new(None),
+            request: Box::new(Request::new(None)),
             framing: head.framing,
         })
         .request;

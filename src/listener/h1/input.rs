@@ -44,16 +44,23 @@ pub(super) struct Input {
     keeps_names: bool,
     half_close: HalfClose,
     buffers: ClientBuffers,
-    /// The part of a large head in its client's budget.
-    head: Option<Buffered>,
     /// Bytes of the body that were handed over before anybody asked for them.
     ahead: usize,
     /// Bytes that are likely to have come when more of a body is read.
     likely: usize,
+    /// Made when any of it is needed: an idle connection is to be small.
+    seldom: Option<Box<Seldom>>,
+}
+
+/// What few requests need.
+#[derive(Debug, Default)]
+struct Seldom {
+    /// The part of a large head in its client's budget.
+    head: Option<Buffered>,
     /// The client has said its last, and may wait for its answer.
     ended: Option<ResetWatch>,
     /// The next look at a client of which nothing can be read, since nobody takes what has come.
-    look: Option<Box<Deadline>>,
+    look: Option<Deadline>,
 }
 
 // === impl Input ===
@@ -70,11 +77,9 @@ impl Input {
             keeps_names: config.keeps_field_names,
             half_close: config.half_close,
             buffers,
-            head: None,
             ahead: 0,
             likely: ROOM,
-            ended: None,
-            look: None,
+            seldom: None,
         }
     }
 
@@ -85,7 +90,9 @@ impl Input {
 
     /// Whether the client may still send something.
     pub(super) fn may_come(&self) -> bool {
-        self.ended.is_none()
+        self.seldom
+            .as_ref()
+            .is_none_or(|seldom| seldom.ended.is_none())
     }
 
     /// All of it, for whoever takes the connection over.
@@ -95,8 +102,15 @@ impl Input {
 
     /// The last exchange is over: its head is needed no longer.
     pub(super) fn let_head_go(&mut self) {
-        self.head = None;
         self.ahead = 0;
+        // What remains is a client's last word.
+        let ended = self.seldom.take().and_then(|seldom| seldom.ended);
+        self.seldom = ended.map(|ended| {
+            Box::new(Seldom {
+                ended: Some(ended),
+                ..Seldom::default()
+            })
+        });
     }
 
     /// Whether the body of the last request was read to its end.
@@ -174,13 +188,14 @@ impl Input {
     /// Counts a head of which so many bytes have come, unless its client may have no more in
     /// memory; whether it may.
     fn count_head(&mut self, bytes: usize) -> bool {
-        let counted = self.head.as_ref().map_or(0, Buffered::bytes);
+        let seldom = self.seldom.get_or_insert_default();
+        let counted = seldom.head.as_ref().map_or(0, Buffered::bytes);
         let more = bytes.saturating_sub(counted);
         let may = self.buffers.has_room_for_head(more);
-        match &mut self.head {
+        match &mut seldom.head {
             _ if !may => self.buffers.note_refused(),
             Some(head) => head.grow(more),
-            None => self.head = Some(self.buffers.hold(bytes)),
+            None => seldom.head = Some(self.buffers.hold(bytes)),
         }
         may
     }
@@ -188,7 +203,10 @@ impl Input {
     /// A head of so many bytes is whole. It is there twice: as it came, and as its instance gets
     /// it.
     fn note_head(&mut self, length: usize) {
-        match &mut self.head {
+        let Some(seldom) = &mut self.seldom else {
+            return;
+        };
+        match &mut seldom.head {
             Some(head) if length > FREE => {
                 head.grow((2 * length).saturating_sub(head.bytes()));
             }
@@ -290,7 +308,11 @@ impl Input {
         stream: &mut I,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        if let Some(watch) = &mut self.ended {
+        if let Some(watch) = self
+            .seldom
+            .as_mut()
+            .and_then(|seldom| seldom.ended.as_mut())
+        {
             return watch.poll_reset(cx);
         }
         while self.bytes.len() + self.ahead < ROOM {
@@ -304,7 +326,8 @@ impl Input {
                     self.note_read(count, room);
                 }
                 Ok(()) if self.is_answered_when_half_closed() => {
-                    return self.ended.insert(ResetWatch::of(stream)).poll_reset(cx);
+                    let seldom = self.seldom.get_or_insert_default();
+                    return seldom.ended.insert(ResetWatch::of(stream)).poll_reset(cx);
                 }
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
@@ -320,9 +343,8 @@ impl Input {
             return Poll::Pending;
         };
         let look = || Instant::now() + LOOK;
-        let deadline = self
-            .look
-            .get_or_insert_with(|| Deadline::new(look()).into());
+        let deadline = &mut self.seldom.get_or_insert_default().look;
+        let deadline = deadline.get_or_insert_with(|| Deadline::new(look()));
         loop {
             ready!(deadline.poll_over(cx));
             if has_left_owing(stream, owed - read) {
