@@ -474,6 +474,38 @@ async fn what_needs_no_token_is_read_by_no_page_elsewhere_and_a_wrong_path_is_a_
         let problem: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((status, &problem["code"]), (404, &"no_such_path".into()));
     }
+    for (method, path, status, code) in [
+        ("GET", "/api/wakes?limit=few", 400, "bad_request"),
+        ("GET", "/api/wakes?limit=-1", 400, "bad_request"),
+        ("GET", "/api/routes?limit=1e3", 400, "bad_request"),
+        (
+            "POST",
+            "/api/instances/x/standby?force=maybe",
+            400,
+            "bad_request",
+        ),
+        ("POST", "/api/instances/%ff/wake", 400, "bad_request"),
+        ("POST", "/api/status", 405, "method_not_allowed"),
+        ("DELETE", "/api/instances/x", 405, "method_not_allowed"),
+        ("PUT", "/healthz", 405, "method_not_allowed"),
+    ] {
+        let method_of = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let asked = client.request(method_of, format!("http://{}{path}", gateway.admin));
+        let answer = asked.send().await.unwrap();
+        let kind = answer.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        assert_eq!(
+            (answer.status().as_u16(), kind.as_str()),
+            (status, "application/problem+json"),
+            "{method} {path}"
+        );
+        let has_allow = answer.headers().contains_key("allow");
+        assert_eq!(has_allow, status == 405, "{method} {path}");
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!(problem["code"], code, "{method} {path}");
+    }
     gateway.stop().await;
     plane.stop().await;
 }
