@@ -72,7 +72,7 @@ routes! {
 
 /// Which instance.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(IntoParams))]
+#[cfg_attr(test, derive(IntoParams), into_params(parameter_in = Query))]
 struct Where {
     /// The name of its control plane; the first that has it when absent.
     hypeman: Option<String>,
@@ -80,7 +80,7 @@ struct Where {
 
 /// Whether the workload is overridden.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(IntoParams))]
+#[cfg_attr(test, derive(IntoParams), into_params(parameter_in = Query))]
 struct Force {
     /// Whether it is put to sleep although the workload, by its hook `before_standby`, wants to go on.
     #[serde(default)]
@@ -89,7 +89,7 @@ struct Force {
 
 /// Which routes.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(IntoParams))]
+#[cfg_attr(test, derive(IntoParams), into_params(parameter_in = Query))]
 struct Filter {
     /// Only those whose host or instance has this text in it.
     #[serde(default)]
@@ -100,7 +100,7 @@ struct Filter {
 
 /// Which wakes.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(IntoParams))]
+#[cfg_attr(test, derive(IntoParams), into_params(parameter_in = Query))]
 struct WhichWakes {
     /// Only those after the wake with this id; all, when that one is not remembered.
     after: Option<String>,

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::process::Output;
+use std::time::Duration;
 
 use crate::support::{ConfigFile, Gateway, Plane, Program, Wanted, eventually, spawn, wakegate};
 use hypeman::wire::InstanceState;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use wakegate::telemetry::AccessSink;
 
 const TOKEN: &str = "0123456789abcdef-hunter2";
 
@@ -506,6 +508,45 @@ async fn what_needs_no_token_is_read_by_no_page_elsewhere_and_a_wrong_path_is_a_
         let problem: Value = answer.json().await.unwrap();
         assert_eq!(problem["code"], code, "{method} {path}");
     }
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_hangs_keeps_no_operator_from_another_ones_instance() {
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hung = hangs.local_addr().unwrap();
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("behind")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    std::fs::write(&key, &plane.token).unwrap();
+    let second = format!(
+        "[[hypeman]]\nname = \"second\"\nurl = \"http://{}\"\napi_key_file = \"{}\"\n",
+        plane.address,
+        key.display()
+    );
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let wake = async |gateway: &Gateway, name: &str| {
+        let url = format!("http://{}/api/instances/{name}/wake", gateway.admin);
+        let asked = client.post(url).timeout(Duration::from_secs(15)).send();
+        let answer = asked.await.expect("an answer in good time");
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.unwrap())
+    };
+    let gateway = Gateway::start_with(hung, "key", &second, AccessSink::off()).await;
+    let (status, done) = wake(&gateway, "behind").await;
+    assert_eq!((status, &done["outcome"]), (200, &"woken".into()), "{done}");
+    gateway.stop().await;
+    // One that cannot say leaves open whether there is such an instance.
+    let brief = format!("{second}[wake]\ntimeout = \"300ms\"\n");
+    let gateway = Gateway::start_with(hung, "key", &brief, AccessSink::off()).await;
+    let (status, problem) = wake(&gateway, "nobody").await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (504, &"wake_timeout".into()),
+        "{problem}"
+    );
     gateway.stop().await;
     plane.stop().await;
 }
