@@ -73,6 +73,13 @@ pub(super) fn admin_of(file: Option<&std::path::Path>) -> Result<AdminConfig, Fa
 /// The URL of a gateway as it was given, without slashes at its end.
 fn base_of(given: &str) -> Result<String, Failure> {
     let url = reqwest::Url::parse(given).ok();
+    let has_user = |url: &reqwest::Url| !url.username().is_empty() || url.password().is_some();
+    if url.as_ref().is_some_and(has_user) || given.contains('@') {
+        // Not repeated: whoever writes a password into it has not meant to publish it.
+        return Err(Failure::failed(
+            "the URL has a user name or password in it; the admin token comes from `--token-file`",
+        ));
+    }
     let is_meant = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
     if url.as_ref().is_some_and(is_meant) {
         return Ok(given.trim_end_matches('/').to_owned());

@@ -628,6 +628,19 @@ async fn a_url_that_is_none_and_what_is_no_gateway_are_named() {
             );
         }
     }
+    for words in [&["status"][..], &["healthcheck"], &["wake", "shop"]] {
+        let mut command = wakegate();
+        command
+            .args(words)
+            .args(["--url", "http://u:hunter2@127.0.0.1:1"]);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let output = output.await.unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(
+            said.contains("--token-file") && !said.contains("hunter2"),
+            "{said}"
+        );
+    }
     let page = serve(axum::Router::new().fallback(async || "<html>welcome")).await;
     let (code, out, err) = run(page, &["status"]).await;
     assert_eq!((code, out.as_str()), (1, ""), "{err}");
