@@ -258,6 +258,7 @@ impl Machine {
             return Vec::new();
         };
         let after_verb = matches!(attempt.step, Step::Restoring | Step::Starting);
+        attempt.woken |= after_verb;
         if seen.initializing && !attempt.is_verification() && !attempt.may_begin_early() {
             return self.settle(now);
         }
@@ -300,8 +301,6 @@ impl Machine {
             Rest::Stopped => (Step::Starting, Effect::Start { until }),
             Rest::Passing => return self.pause_lost(now, Trouble::Transition),
         };
-        // Whatever becomes of the answer: awake after this, it has slept.
-        attempt.woken = true;
         attempt.booted = rest != Rest::Standby;
         (attempt.step, attempt.seen) = (step, None);
         let mut effects = self.lost();
@@ -314,6 +313,8 @@ impl Machine {
             return Vec::new();
         };
         let restoring = attempt.step == Step::Restoring;
+        attempt.woken |= matches!(doubt, Doubt::NoAddress { .. })
+            && matches!(attempt.step, Step::Restoring | Step::Starting);
         let trouble = Trouble::Doubt(doubt);
         match doubt {
             Doubt::Unauthorized => self.refuse(WakeError::Unauthorized),

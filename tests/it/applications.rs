@@ -97,7 +97,7 @@ async fn ports_are_opened_and_closed_as_the_program_does() {
         eventually("both answer", async || answer(&both, port).await.is_some()).await;
     }
     assert!(answer(&ip, 9001).await.is_none(), "not its own");
-    let of_pair = crate::support::processes(&plane.folder(pair.as_str()));
+    let of_pair = processes(&plane.folder(pair.as_str()));
     let second = of_pair.iter().find(|pid| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment
@@ -161,7 +161,7 @@ async fn a_program_that_cannot_be_run_is_said_to_be_so_and_leaves_nothing() {
     for id in ["nobody", "homeless"] {
         let id = reference(id);
         let id = plane.client.get_instance(&id).await.unwrap().id;
-        assert!(crate::support::processes(&plane.folder(&id)).is_empty());
+        assert!(processes(&plane.folder(&id)).is_empty());
     }
     plane.stop().await;
 }

@@ -118,37 +118,6 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
 }
 
 #[tokio::test]
-async fn an_instance_is_woken_also_where_the_restores_answer_was_lost_or_about_a_state_between() {
-    for answer in [
-        unsure(Doubt::Unreachable),
-        unsure(Doubt::Failed),
-        unsure(Doubt::Unreadable),
-        asleep(Rest::Passing),
-    ] {
-        let now = Instant::now();
-        let mut machine = Machine::new(LIMITS, None);
-        let what = format!("{answer:?}");
-        let events = vec![wake_request(now), asleep(Rest::Standby), answer];
-        assert!(matches!(
-            play(&mut machine, now, events)[..],
-            [.., Effect::Pause(_)]
-        ));
-        let effects = play(&mut machine, now, vec![Event::PauseOver, awake(now)]);
-        assert!(
-            matches!(effects[0], Effect::Publish { fresh: true, .. }),
-            "{what}: {effects:?}"
-        );
-        let effects = machine.on(now, Event::Probed { open: true });
-        let granted = Effect::Grant {
-            target: PORT,
-            woken: true,
-            booted: false,
-        };
-        assert_eq!(effects, [granted], "{what}");
-    }
-}
-
-#[tokio::test]
 async fn what_the_look_up_saw_asleep_is_restored_without_asking_again() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, Some(Evidence::Asleep(Rest::Standby)));
