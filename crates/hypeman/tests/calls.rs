@@ -338,8 +338,7 @@ async fn a_web_page_is_no_success_whatever_the_call() {
     let server = Server::start(replies).await;
     let client = server.builder().max_repeats(0).build().unwrap();
     let deleted = client.delete_instance(&web()).await.unwrap_err();
-    let logs = client.logs(&web(), LogQuery::default()).await;
-    let logs = logs.err().expect("no stream");
+    let logs = client.logs(&web(), LogQuery::default()).await.unwrap_err();
     let got = client.get_instance(&web()).await.unwrap_err();
     for error in [deleted, logs, got] {
         assert!(error.is_unreadable(), "{error}");
