@@ -2,10 +2,11 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser as _;
-use wakegate::cli::{Arguments, OK, Output, run, run_alone};
+use wakegate::cli::{Arguments, FAILED, OK, Output, run, run_alone};
 
 /// What has been freed goes back to the system within seconds, however small the pieces were
 /// (docs/performance.md).
@@ -14,6 +15,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The reader of standard output has gone.
 static CLOSED: AtomicBool = AtomicBool::new(false);
+/// Why a part of the result could not be written; a full disk, say.
+static LOST: OnceLock<std::io::Error> = OnceLock::new();
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -25,7 +28,15 @@ fn main() -> ExitCode {
     };
     let result = run_alone(arguments.command).and_then(|command| run(command, output));
     match result {
-        Ok(()) => ExitCode::from(OK),
+        Ok(()) => match LOST.get() {
+            None => ExitCode::from(OK),
+            Some(error) => {
+                err(&format!(
+                    "wakegate: cannot write to standard output: {error}\n"
+                ));
+                ExitCode::from(FAILED)
+            }
+        },
         Err(failure) => {
             err(&format!("wakegate: {}\n", failure.message.trim_end()));
             ExitCode::from(failure.code)
@@ -39,8 +50,11 @@ fn out(text: &str) {
     let written = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
-    if written.is_err() {
+    if let Err(error) = written {
         CLOSED.store(true, Ordering::Relaxed);
+        if error.kind() != std::io::ErrorKind::BrokenPipe {
+            let _told_before = LOST.set(error);
+        }
     }
 }
 

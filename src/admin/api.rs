@@ -12,10 +12,12 @@
     )
 )]
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 
-use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::Value;
@@ -70,7 +72,7 @@ routes! {
 
 /// Which instance.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(IntoParams))]
+#[cfg_attr(test, derive(IntoParams), into_params(parameter_in = Query))]
 struct Where {
     /// The name of its control plane; the first that has it when absent.
     hypeman: Option<String>,
@@ -78,7 +80,7 @@ struct Where {
 
 /// Whether the workload is overridden.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(IntoParams))]
+#[cfg_attr(test, derive(IntoParams), into_params(parameter_in = Query))]
 struct Force {
     /// Whether it is put to sleep although the workload, by its hook `before_standby`, wants to go on.
     #[serde(default)]
@@ -87,7 +89,7 @@ struct Force {
 
 /// Which routes.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(IntoParams))]
+#[cfg_attr(test, derive(IntoParams), into_params(parameter_in = Query))]
 struct Filter {
     /// Only those whose host or instance has this text in it.
     #[serde(default)]
@@ -98,12 +100,30 @@ struct Filter {
 
 /// Which wakes.
 #[derive(Debug, Deserialize)]
-#[cfg_attr(test, derive(IntoParams))]
+#[cfg_attr(test, derive(IntoParams), into_params(parameter_in = Query))]
 struct WhichWakes {
     /// Only those after the wake with this id; all, when that one is not remembered.
     after: Option<String>,
     /// At most so many, the newest.
     limit: Option<usize>,
+}
+
+/// A part of a request as an extractor reads it; what it cannot read is a problem as all others.
+struct Asked<E>(E);
+
+impl<S, E> FromRequestParts<S> for Asked<E>
+where
+    S: Send + Sync,
+    E: FromRequestParts<S>,
+    E::Rejection: Display,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let read = E::from_request_parts(parts, state).await;
+        read.map(Self)
+            .map_err(|why| Problem::new(StatusCode::BAD_REQUEST, "bad_request", format!("{why}.")))
+    }
 }
 
 type Client = axum::Extension<ConnectInfo<SocketAddr>>;
@@ -125,6 +145,15 @@ pub(super) async fn unknown() -> Problem {
     )
 }
 
+/// The answer to another method than the path has.
+pub(super) async fn other_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "The path has other methods, which `Allow` says.",
+    )
+}
+
 /// The gateway as a whole.
 #[cfg_attr(test, utoipa::path(get, path = "/api/status", responses((status = 200, body = StatusView))))]
 async fn status(State(admin): State<Admin>) -> Json<StatusView> {
@@ -135,7 +164,7 @@ async fn status(State(admin): State<Admin>) -> Json<StatusView> {
 #[cfg_attr(test, utoipa::path(get, path = "/api/routes", params(Filter), responses((status = 200, body = [RouteView]))))]
 async fn list_routes(
     State(admin): State<Admin>,
-    Query(Filter { filter, limit }): Query<Filter>,
+    Asked(Query(Filter { filter, limit })): Asked<Query<Filter>>,
 ) -> Json<Vec<RouteView>> {
     Json(admin.operator.routes(&filter, limit.unwrap_or(ROUTES)))
 }
@@ -155,8 +184,8 @@ async fn instances(State(admin): State<Admin>) -> Json<Vec<InstanceView>> {
 ))]
 async fn instance(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
-    Query(place): Query<Where>,
+    Asked(Path(name)): Asked<Path<String>>,
+    Asked(Query(place)): Asked<Query<Where>>,
     client: Client,
 ) -> Result<Json<InstanceDetail>, Problem> {
     let found = admin.operator.instance(&which(name, place, &client));
@@ -179,8 +208,8 @@ async fn instance(
 ))]
 async fn wake(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
-    Query(place): Query<Where>,
+    Asked(Path(name)): Asked<Path<String>>,
+    Asked(Query(place)): Asked<Query<Where>>,
     client: Client,
 ) -> Result<Json<Done>, Problem> {
     let done = admin.operator.wake(which(name, place, &client)).await;
@@ -196,9 +225,9 @@ async fn wake(
 ))]
 async fn standby(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
-    Query(place): Query<Where>,
-    Query(Force { force }): Query<Force>,
+    Asked(Path(name)): Asked<Path<String>>,
+    Asked(Query(place)): Asked<Query<Where>>,
+    Asked(Query(Force { force })): Asked<Query<Force>>,
     client: Client,
 ) -> Result<Json<Done>, Problem> {
     let done = admin
@@ -217,8 +246,8 @@ async fn standby(
 ))]
 async fn reset_breaker(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
-    Query(place): Query<Where>,
+    Asked(Path(name)): Asked<Path<String>>,
+    Asked(Query(place)): Asked<Query<Where>>,
     client: Client,
 ) -> Result<Json<Done>, Problem> {
     let which = which(name, place, &client);
@@ -229,7 +258,7 @@ async fn reset_breaker(
 #[cfg_attr(test, utoipa::path(get, path = "/api/wakes", params(WhichWakes), responses((status = 200, body = [LedgerEntry]))))]
 async fn wakes(
     State(admin): State<Admin>,
-    Query(WhichWakes { after, limit }): Query<WhichWakes>,
+    Asked(Query(WhichWakes { after, limit })): Asked<Query<WhichWakes>>,
 ) -> Json<Vec<LedgerEntry>> {
     let mut wakes = admin.operator.wakes(after.as_deref());
     wakes.truncate(limit.unwrap_or(usize::MAX));

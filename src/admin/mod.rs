@@ -76,6 +76,7 @@ impl Admin {
             false => all,
         };
         all.fallback(api::unknown)
+            .method_not_allowed_fallback(api::other_method)
             .layer(map_response(as_declared))
             .with_state(self)
     }

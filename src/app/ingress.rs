@@ -22,35 +22,15 @@ use hypeman::wire::Ingress;
 
 /// What all control planes ask for together, as far as `config` can give it.
 fn together(seen: &[Vec<Ingress>], config: &Config) -> Declared {
-    let each = seen
-        .iter()
-        .zip(0..)
-        .map(|(ingresses, index)| Declared::of(ingresses, PlaneIndex(index), &config.wake));
+    let has_tls = |port: u16| {
+        let mut listeners = config.listener.iter();
+        config.ingress.tls.is_some()
+            || listeners.any(|one| one.tls.is_some() && one.address.port() == port)
+    };
+    let each = seen.iter().zip(0..).map(|(ingresses, index)| {
+        Declared::of(ingresses, PlaneIndex(index), &config.wake, has_tls)
+    });
     let mut declared = each.reduce(Declared::and).unwrap_or_default();
-    if config.ingress.tls.is_none() {
-        let configured: Vec<u16> = config
-            .listener
-            .iter()
-            .filter(|listener| listener.tls.is_some())
-            .map(|listener| listener.address.port())
-            .collect();
-        let bare: Vec<u16> = declared
-            .ports
-            .iter()
-            .filter(|(port, tls)| **tls && !configured.contains(port))
-            .map(|(port, _)| *port)
-            .collect();
-        for port in bare {
-            // Without certificates the rule's requests must not be served in clear instead.
-            declared.ports.remove(&port);
-            declared
-                .routes
-                .retain(|route| route.listen_port != Some(port));
-            let problem =
-                format!("port {port}: a rule asks for TLS, and there is no [ingress.tls]");
-            declared.problems.push(problem);
-        }
-    }
     declared.name_planes(|plane| {
         let plane = config.hypeman.get(usize::from(plane.0));
         plane.map(|plane| plane.name.clone()).unwrap_or_default()

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::handle::{AppHandle, Running};
-use super::plane::condition_of;
+use super::plane::{ObservedPlane, condition_of};
 use super::standby::wants_to_go_on;
 use crate::admin::{
     BreakerView, CertificateView, Done, FailureView, HoldView, InstanceCounts, InstanceDetail,
@@ -165,36 +167,43 @@ impl Running {
             |detail: String| Problem::new(StatusCode::NOT_FOUND, "instance_not_found", detail);
         let name = InstanceRef::parse(&which.name).map_err(|error| unknown(error.to_string()))?;
         let patience = self.wake_rules().timeout;
-        let mut planes = (0..).map(PlaneIndex).zip(&self.planes).peekable();
-        if planes.peek().is_none() {
+        if self.planes.is_empty() {
             return Err(unknown("There is no control plane.".to_owned()));
         }
-        let mut last = WakeError::NotFound;
-        let mut exists = false;
-        for (index, plane) in planes {
-            if which
-                .hypeman
-                .as_ref()
-                .is_some_and(|name| *name != plane.name)
-            {
-                continue;
-            }
-            exists = true;
-            match self
-                .gateway
-                .parts()
-                .wakes
-                .find(index, &name, patience, Ipv4Addr::UNSPECIFIED.into())
-                .await
-            {
-                Ok(instance) => return Ok((index, instance)),
-                Err(error) => last = error,
+        let is_meant = |plane: &ObservedPlane| {
+            let named = which.hypeman.as_ref();
+            named.is_none_or(|name| *name == plane.name)
+        };
+        let planes = (0..).map(PlaneIndex).zip(&self.planes);
+        let mut planes: Vec<_> = planes.filter(|(_, plane)| is_meant(plane)).collect();
+        if planes.is_empty() {
+            return Err(unknown("There is no such control plane.".to_owned()));
+        }
+        // Where the last list has it there is nobody else to ask; otherwise all, side by side.
+        let listed = planes
+            .iter()
+            .position(|(_, plane)| plane.lists(name.as_str()));
+        let listed: Vec<_> = listed.map(|at| planes.remove(at)).into_iter().collect();
+        let (wakes, name) = (&self.gateway.parts().wakes, &name);
+        let find = |index: PlaneIndex| async move {
+            let nobody = Ipv4Addr::UNSPECIFIED.into();
+            let found = wakes.find(index, name, patience, nobody).await;
+            found.map(|instance| (index, instance))
+        };
+        let mut why = WakeError::NotFound;
+        for part in [listed, planes] {
+            let asked = part.into_iter().map(|(index, _)| find(index));
+            let mut asked: FuturesUnordered<_> = asked.collect();
+            while let Some(answer) = asked.next().await {
+                match answer {
+                    Ok(found) => return Ok(found),
+                    // One that could not say leaves it open.
+                    Err(error) if error != WakeError::NotFound => why = error,
+                    Err(_) => {}
+                }
             }
         }
-        match exists {
-            true => Err(refused(last)),
-            false => Err(unknown("There is no such control plane.".to_owned())),
-        }
+        Err(refused(why))
     }
 
     fn wake_rules(&self) -> RouteWakeConfig {

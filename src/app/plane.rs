@@ -26,6 +26,17 @@ pub(super) struct LastAnswer {
     pub(super) listing: Arc<Listing>,
 }
 
+// === impl ObservedPlane ===
+
+impl ObservedPlane {
+    /// Whether its last list has an instance of this name or id.
+    pub(super) fn lists(&self, name: &str) -> bool {
+        let last = self.last.load();
+        let mut instances = last.listing.instances().iter();
+        instances.any(|(id, seen)| id.as_str() == name || &*seen.name == name)
+    }
+}
+
 /// The condition that a control plane's state means.
 pub(super) fn condition_of(state: &InstanceState) -> InstanceCondition {
     match state {

@@ -334,6 +334,11 @@ fn client_problem(index: usize, plane: &HypemanConfig, error: &BuildError) -> Pr
     } else {
         ("control_plane", "url")
     };
+    if matches!(error, BuildError::Key) && plane.api_key_file.is_none() {
+        let name = &plane.name;
+        let message = format!("`{name}`: {error}: look at the variable HYPEMAN_API_KEY…");
+        return Problem::of(rule, format!("hypeman[{index}]"), message);
+    }
     let key = format!("hypeman[{index}].{key}");
     Problem::of(rule, key, format!("`{}`: {error}", plane.name))
 }

@@ -93,7 +93,7 @@ impl PublishedHost {
         let ingresses = ingresses.map_err(|error| error.to_string())?;
         said.is_whole &= ingresses.odd.is_empty() && ingresses.more_odd == 0;
         // Only names and instances are taken of them.
-        let declared = Declared::of(&ingresses.items, PlaneIndex(0), &config.wake);
+        let declared = Declared::of(&ingresses.items, PlaneIndex(0), &config.wake, |_| true);
         let routes = declared.routes.iter().filter(|route| self.is_open(route));
         said.routes = routes
             .map(|route| {

@@ -367,7 +367,7 @@ pub struct WhichArguments {
     /// Which gateway.
     #[command(flatten)]
     pub gateway: GatewayArguments,
-    /// Names, ids, or beginnings of ids.
+    /// Names, or whole ids.
     #[arg(value_name = "INSTANCE", required = true)]
     pub names: Vec<String>,
     /// Their control plane, by its configured name [default: the first that has them].

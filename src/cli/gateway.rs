@@ -70,6 +70,45 @@ pub(super) fn admin_of(file: Option<&std::path::Path>) -> Result<AdminConfig, Fa
     load_admin(file, &Variables::from_process()).map_err(Failure::bad_config)
 }
 
+/// The URL of a gateway as it was given, without slashes at its end.
+fn base_of(given: &str) -> Result<String, Failure> {
+    let url = reqwest::Url::parse(given).ok();
+    let has_user = |url: &reqwest::Url| !url.username().is_empty() || url.password().is_some();
+    if url.as_ref().is_some_and(has_user) || given.contains('@') {
+        // Not repeated: whoever writes a password into it has not meant to publish it.
+        return Err(Failure::failed(
+            "the URL has a user name or password in it; the admin token comes from `--token-file`",
+        ));
+    }
+    let is_meant = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    if url.as_ref().is_some_and(is_meant) {
+        return Ok(given.trim_end_matches('/').to_owned());
+    }
+    let with_scheme = format!("http://{given}");
+    let mend = match reqwest::Url::parse(&with_scheme) {
+        Ok(url) if url.port().is_some() && !given.contains("://") => with_scheme,
+        Ok(_) | Err(_) => "http://127.0.0.1:9900".to_owned(),
+    };
+    Err(Failure::failed(format_args!(
+        "`{given}` is not the URL of an admin listener; write it like `{mend}`"
+    )))
+}
+
+/// Why there was no answer, in words for whoever typed the command.
+fn why_unreachable(error: &reqwest::Error) -> String {
+    if error.is_connect() {
+        return "no gateway answers there; is it running, and is `admin.address` right?".to_owned();
+    }
+    if error.is_timeout() {
+        return "it did not answer in time".to_owned();
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    format!("what answers there is not a gateway's admin listener, or has ended ({cause})")
+}
+
 fn client(base: &str, timeout: Duration) -> Result<reqwest::Client, Failure> {
     let mut builder = reqwest::Client::builder();
     if base.starts_with("http:") {
@@ -106,7 +145,7 @@ impl Gateway {
             }
         };
         let base = match &arguments.url {
-            Some(url) => url.trim_end_matches('/').to_owned(),
+            Some(url) => base_of(url)?,
             None => format!("http://{}", reachable(admin.address)),
         };
         let http = client(&base, PATIENCE)?;
@@ -126,20 +165,21 @@ impl Gateway {
             Some(token) => request.bearer_auth(token.reveal()),
             None => request,
         };
-        let answer = request.send().await.map_err(|error| {
-            let base = &self.base;
-            let why = if error.is_connect() {
-                "no gateway answers there; is it running, and is `admin.address` right?"
-            } else {
-                "it did not answer in time"
-            };
+        let unreachable = |error: reqwest::Error| {
+            let (base, why) = (&self.base, why_unreachable(&error));
             CallError::Unreachable(format!("{base}: {why}"))
-        })?;
+        };
+        let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
-        let body = answer.bytes().await;
-        let body = body.map_err(|error| CallError::Unreachable(error.to_string()))?;
-        let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let bytes = answer.bytes().await.map_err(unreachable)?;
+        let body: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         if status.is_success() {
+            if body.is_null() && !bytes.is_empty() {
+                let base = &self.base;
+                return Err(CallError::Unreachable(format!(
+                    "{base}: what answers there is not a gateway's admin listener"
+                )));
+            }
             return Ok(body);
         }
         let detail = at(&body, "detail").as_str().unwrap_or("it gave no reason");
@@ -443,7 +483,7 @@ pub(super) async fn healthcheck(
     url: Option<String>,
 ) -> Result<(), Failure> {
     let base = match url {
-        Some(url) => url,
+        Some(url) => base_of(&url)?,
         None => format!("http://{}", reachable(admin_of(file)?.address)),
     };
     let http = client(&base, Duration::from_secs(3))?;
@@ -454,7 +494,7 @@ pub(super) async fn healthcheck(
         Ok(answer) => Err(Failure::failed(format_args!("{url}: {}", answer.status()))),
         Err(error) => Err(Failure::failed(format_args!(
             "{url}: {}",
-            error.without_url()
+            why_unreachable(&error)
         ))),
     }
 }

@@ -81,7 +81,9 @@ pub enum PatternError {
     #[error("`*` may stand only as the first label, like `*.example.com`, or alone")]
     Wildcard,
     /// The instance names a capture that the host has not.
-    #[error("`{{{0}}}` is not a capture of this route's host")]
+    #[error(
+        "`{{{0}}}` is not a capture of this route's host; write it there, like \"{{{0}}}.example.com\""
+    )]
     UnknownCapture(String),
     /// The instance's text is no name.
     #[error("{0}")]
@@ -224,7 +226,7 @@ impl HostPattern {
             return Ok(Self::Exact(Hostname::parse(text)?));
         }
         let mut labels = Vec::new();
-        for label in text.split('.') {
+        for label in text.strip_suffix('.').unwrap_or(text).split('.') {
             if let Some((name, is_first)) = port_pair(label)? {
                 let name = name.to_owned();
                 labels.push(PatternLabel::WithPort { name, is_first });
@@ -385,6 +387,14 @@ mod tests {
             "*",
         ] {
             assert_eq!(HostPattern::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn the_dot_of_a_whole_domain_name_is_no_label() {
+        for text in ["api.example.com.", "{app}.example.com.", "*.example.com."] {
+            let without = HostPattern::parse(text.trim_end_matches('.'));
+            assert_eq!(HostPattern::parse(text), without, "{text}");
         }
     }
 

@@ -271,9 +271,25 @@ parsed_settings! {
     IpAddr: parsed(|text| text.parse().map_err(|_| {
         format!("`{text}` is not an IP address like \"0.0.0.0\"")
     })),
-    SocketAddr: parsed(|text| text.parse().map_err(|_| {
-        format!("`{text}` is not an IP address and port, like \"127.0.0.1:8080\" or \"[::]:8080\"")
-    })),
+    SocketAddr: parsed(|text| text.parse().map_err(|_| no_address(text))),
+}
+
+/// What is wrong with the address of a listener, and what may have been meant.
+fn no_address(text: &str) -> String {
+    let of_port = |(host, port): (&str, &str)| {
+        let port: u16 = port.parse().ok()?;
+        match host {
+            "" | "*" => Some(format!("0.0.0.0:{port}")),
+            "localhost" => Some(format!("127.0.0.1:{port}")),
+            _ => None,
+        }
+    };
+    let meant = text.rsplit_once(':').and_then(of_port);
+    let like = match meant {
+        Some(meant) => format!("write \"{meant}\""),
+        None => "like \"127.0.0.1:8080\" or \"[::]:8080\"".to_owned(),
+    };
+    format!("`{text}` is not an IP address and port; {like}")
 }
 
 /// Types that are one of some words, which their variants' names are for serde.

@@ -39,6 +39,9 @@ pub(super) fn parse_url(text: &str) -> Result<String, String> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err("has a query or a fragment, which a base URL cannot have".to_owned());
     }
+    if url.port() == Some(0) {
+        return Err("has the port 0, at which nothing listens".to_owned());
+    }
     Ok(text.trim_end_matches('/').to_owned())
 }
 

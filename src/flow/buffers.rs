@@ -48,7 +48,8 @@ pub struct Buffered {
     counted: usize,
 }
 
-/// The place of somebody who waits for room; it is given up when this is dropped.
+/// The place of somebody who waits for room; it is given up when this is dropped. Whoever goes on without
+/// asking again [leaves](Place::leave) it: one at a time is let go on, and lets the next.
 #[derive(Default)]
 pub struct Place(Option<(ClientBuffers, u64)>);
 
@@ -275,6 +276,15 @@ impl Drop for Buffered {
 }
 
 // === impl Place ===
+
+impl Place {
+    /// Whoever has it needs no room any more: the next may be let go on instead.
+    pub fn leave(&mut self) {
+        if self.0.is_some() {
+            drop(std::mem::take(self));
+        }
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {

@@ -30,17 +30,25 @@ pub(super) trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn hidden(&self) -> usize;
 }
 
-/// Whether a client has said its last, and less has come of it than it owes.
-pub(super) fn has_left_owing(stream: &impl ClientStream, owed: u64) -> bool {
+/// Whether a client has said its last, or its connection was reset, whatever of it is still to be read.
+pub(super) fn has_left(stream: &impl ClientStream) -> bool {
     let Some(socket) = stream.socket() else {
         return false;
     };
     let closed = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     let mut polled = [PollFd::new(&socket, closed)];
     let has_ended = poll(&mut polled, Some(&Timespec::default())).is_ok();
-    let has_ended = has_ended && polled[0].revents().intersects(closed);
+    has_ended && polled[0].revents().intersects(closed)
+}
+
+/// Whether a client has said its last, and less has come of it than it owes.
+pub(super) fn has_left_owing(stream: &impl ClientStream, owed: u64) -> bool {
+    let Some(socket) = stream.socket() else {
+        return false;
+    };
     // After its last word the count grows no more. Encrypted bytes are more than what is in them.
-    has_ended && ioctl_fionread(socket).is_ok_and(|come| come + (stream.hidden() as u64) < owed)
+    has_left(stream)
+        && ioctl_fionread(socket).is_ok_and(|come| come + (stream.hidden() as u64) < owed)
 }
 
 /// Watches a connection for a reset.

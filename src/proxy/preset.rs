@@ -14,7 +14,9 @@ use crate::config::Preset;
 
 /// Parts of user agents, in lower case: crawlers, link previews, monitors, scanners.
 /// Sources: the agents' own documentation pages; "bot", "crawler" and "spider" are what most of
-/// them call themselves.
+/// them call themselves. Monitors that do not say so: Prometheus' `Blackbox Exporter/0.24.0`, the
+/// monitoring plugins' `check_http/v2.4`, `Checkly/1.0`, `DatadogSynthetics`, `NewRelicPinger/1.0`,
+/// `updown.io daemon 2.11`, `Zabbix 7.0`.
 const AGENTS: &[&str] = &[
     "bot",
     "crawler",
@@ -33,6 +35,14 @@ const AGENTS: &[&str] = &[
     "pingdom",
     "statuscake",
     "site24x7",
+    "blackbox exporter",
+    "check_http",
+    "checkly",
+    "datadog",
+    "newrelicpinger",
+    "updown.io",
+    "zabbix",
+    "meta-externalagent",
     "censysinspect",
     "zgrab",
     "masscan",
@@ -249,6 +259,22 @@ mod tests {
         ] {
             expect("/", &[("user-agent", agent)], Err(Denied::Health));
             expect("/.env", &[("user-agent", agent)], Err(Denied::Scanner));
+        }
+    }
+
+    #[test]
+    fn monitors_that_call_themselves_no_bots_are_known_by_name() {
+        for agent in [
+            "Blackbox Exporter/0.24.0",
+            "check_http/v2.4 (monitoring-plugins 2.4)",
+            "Checkly/1.0 (https://www.checklyhq.com)",
+            "DatadogSynthetics",
+            "NewRelicPinger/1.0 (1234567)",
+            "updown.io daemon 2.11",
+            "Zabbix 7.0",
+            "meta-externalagent/1.1 (+https://developers.facebook.com/docs/sharing/webmasters/crawler)",
+        ] {
+            expect("/", &[("user-agent", agent)], Err(Denied::Bot));
         }
     }
 }

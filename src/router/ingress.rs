@@ -29,8 +29,14 @@ pub struct Declared {
 // === impl Declared ===
 
 impl Declared {
-    /// From the resources of a control plane.
-    pub fn of(ingresses: &[Ingress], plane: PlaneIndex, wake: &WakeConfig) -> Self {
+    /// From the resources of a control plane; `has_tls` says at which ports of ours TLS can be
+    /// spoken.
+    pub fn of(
+        ingresses: &[Ingress],
+        plane: PlaneIndex,
+        wake: &WakeConfig,
+        has_tls: impl Fn(u16) -> bool,
+    ) -> Self {
         let (mut declared, mut taken) = (Self::default(), BTreeSet::new());
         let policy = Arc::new(RoutePolicy::new(plane, wake));
         let mut sorted: Vec<&Ingress> = ingresses.iter().collect();
@@ -42,7 +48,12 @@ impl Declared {
                 declared.problems.push(problem);
             }
             for rule in &ingress.rules {
-                if let Err(problem) = declared.add(rule, &policy, &mut taken) {
+                let added = match rule.tls && !has_tls(rule.matches.port.unwrap_or(HTTP)) {
+                    // Its requests must not be served in clear instead; those of others may.
+                    true => Err("asks for TLS, and there is no [ingress.tls]".to_owned()),
+                    false => declared.add(rule, &policy, &mut taken),
+                };
+                if let Err(problem) = added {
                     let (name, host) = (&ingress.name, &rule.matches.hostname);
                     let problem = format!("ingress `{name}`, host `{host}`: {problem}");
                     declared.problems.push(problem);
@@ -109,6 +120,10 @@ impl Declared {
         taken: &mut BTreeSet<(String, u16)>,
     ) -> Result<(), String> {
         let port = rule.matches.port.unwrap_or(HTTP);
+        if port == 0 || rule.target.port == 0 {
+            // Opened, it would be any port.
+            return Err("0 is not a port: one is 1 to 65535".to_owned());
+        }
         let host = HostPattern::parse(&rule.matches.hostname).map_err(|error| error.to_string())?;
         if host == HostPattern::Any {
             // A file may say so; whoever may write ingress resources would take every host.
@@ -162,7 +177,43 @@ mod tests {
     }
 
     fn declared(ingresses: &[Ingress]) -> Declared {
-        Declared::of(ingresses, PlaneIndex(0), &WakeConfig::default())
+        Declared::of(ingresses, PlaneIndex(0), &WakeConfig::default(), |_| true)
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_served_takes_no_port_from_others() {
+        let rule = |host: &str, tls: bool| {
+            serde_json::json!({
+                "match": {"hostname": host, "port": 8443}, "tls": tls,
+                "target": {"instance": "a", "port": 80},
+            })
+        };
+        let ingresses = [
+            ingress("one", &serde_json::json!([rule("a.example.com", true)])),
+            ingress("two", &serde_json::json!([rule("b.example.com", false)])),
+        ];
+        let wake = WakeConfig::default();
+        let declared = Declared::of(&ingresses, PlaneIndex(0), &wake, |_| false);
+        assert_eq!(
+            declared.problems,
+            ["ingress `one`, host `a.example.com`: asks for TLS, and there is no [ingress.tls]"]
+        );
+        assert_eq!(declared.ports, BTreeMap::from([(8443, false)]));
+        let hosts: Vec<&str> = declared.routes.iter().map(|route| route.host()).collect();
+        assert_eq!(hosts, ["b.example.com"]);
+    }
+
+    #[test]
+    fn no_rule_is_about_the_port_0() {
+        for (port, target) in [(0, 80), (80, 0)] {
+            let rules = serde_json::json!([{
+                "match": {"hostname": "a.example.com", "port": port},
+                "target": {"instance": "a", "port": target},
+            }]);
+            let declared = declared(&[ingress("one", &rules)]);
+            assert!(declared.routes.is_empty() && declared.ports.is_empty());
+            assert!(declared.problems[0].contains("0 is not a port"));
+        }
     }
 
     #[test]

@@ -221,6 +221,7 @@ impl Upstream {
                 .await;
         }
         let whole = request.give();
+        let whole = (whole, request.buffers());
         // In a box: most requests need none of it.
         let sent = Box::pin(self.send_h2(endpoint, hop, given, &pool, whole)).await;
         sent.map(Into::into).map_err(|Unanswered(error, unsent)| {

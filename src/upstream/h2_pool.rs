@@ -31,6 +31,8 @@ pub(super) struct ConnectionId(u64);
 pub(super) struct Stream {
     pub(super) sender: SendRequest<TimedBody>,
     pub(super) connection: ConnectionId,
+    /// The streams that the connection has, this one among them.
+    pub(super) nth: usize,
     /// How long the connection had carried nothing.
     pub(super) idle_for: Duration,
 }
@@ -87,6 +89,7 @@ impl H2Connections {
         Some(Stream {
             sender: one.sender.clone(),
             connection: one.id,
+            nth: one.streams,
             idle_for,
         })
     }
@@ -111,6 +114,7 @@ impl H2Connections {
         Stream {
             sender,
             connection: id,
+            nth: 1,
             idle_for: Duration::ZERO,
         }
     }

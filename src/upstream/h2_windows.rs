@@ -9,7 +9,17 @@
 //! the first `WINDOW_UPDATE` of each stream gives the rest, too. The library sends one when half of what is left
 //! of a window, as it counts, was taken (h2 0.4.20, `FlowControl::unclaimed_capacity`). With [`FIRST`] bytes
 //! there that is [`TAKEN`]: fewer, so that no stream stands still, and more than a response has handed on whose
-//! client takes nothing, which is a frame that waits to be written and one behind it.
+//! client takes nothing, which is a frame that waits to be written and one behind it. Until the instance has
+//! acknowledged its SETTINGS, the library counts with 65,535 bytes, so no stream has more before that.
+//!
+//! [`SPARE`] bytes of the first window are not needed for that. An instance's system may keep the last of what was
+//! written until all before it is acknowledged (Nagle), and the gateway's waits 40 ms with that while it has nothing to
+//! say: so a stream must not depend on the last bytes of a window. nginx, with 36 KiB, took 44 ms for 100 KB.
+//!
+//! Whatever the instance does, a stream that is read goes on: an update of the library's is due when what the instance
+//! may send has all been taken, since [`FIRST`] is more than a third of [`WINDOW`], and one that is changed too late, or
+//! not at all, leaves the stream with [`FIRST`]. Padding counts as taken when it comes, so an instance that pads much,
+//! or sends more than it was told, may have [`WINDOW`] waiting of a stream, and no more: the library counts with that.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,14 +32,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::flow::poll_write_whole;
 
 /// The window of a stream of which little was taken, in bytes: what waits of a response that nobody reads.
-const FIRST: u32 = 36 * 1024;
+const FIRST: u32 = 56 * 1024;
 /// The window of one that is read.
-pub(super) const WINDOW: u32 = 104 * 1024;
-/// A window is [`WINDOW`] when more was taken.
+pub(super) const WINDOW: u32 = 124 * 1024;
+/// A window is [`WINDOW`] when so much was taken.
 const TAKEN: u32 = (WINDOW - FIRST) / 2;
 /// The most that a frame has where nothing else was said (RFC 9113 §4.2).
 const FRAME: u32 = 16 * 1024;
-const _: () = assert!(TAKEN < FIRST && TAKEN > 2 * FRAME);
+/// What is left of a first window when the library says more of one of which all that came was taken.
+const SPARE: u32 = FIRST - WINDOW.div_ceil(3);
+const _: () = assert!(TAKEN < FIRST && TAKEN > 2 * FRAME && SPARE > 14 * 1024);
 
 /// Streams that may still have [`FIRST`], more than a connection carries at once: those that have ended are
 /// forgotten when there are more.
@@ -50,7 +62,7 @@ const SETTING: usize = 6;
 /// The bytes that may be in memory behind what was taken of a stream. The library reads frames into room that
 /// it makes larger by halves: a heap profile has 20.2 KiB for a frame of 16.
 pub(super) fn backlog(taken: usize) -> usize {
-    let window = match taken <= TAKEN as usize {
+    let window = match taken < TAKEN as usize {
         true => (FIRST as usize).saturating_sub(taken),
         false => WINDOW as usize,
     };
@@ -72,6 +84,8 @@ struct Windows {
     at: Position,
     /// Whether the instance was told [`FIRST`].
     is_small: bool,
+    /// The position in the frames that come, until the instance has acknowledged that.
+    unacknowledged: Option<Position>,
     /// The stream that was opened last.
     last: u32,
     /// Those that have [`FIRST`], in order.
@@ -79,7 +93,7 @@ struct Windows {
 }
 
 /// The position in the frames that go out.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Position {
     head: [u8; HEAD],
     filled: usize,
@@ -152,11 +166,11 @@ impl Windows {
     fn new() -> Self {
         Self {
             at: Position {
-                head: [0; HEAD],
-                filled: 0,
                 left: PREFACE,
+                ..Position::default()
             },
             is_small: false,
+            unacknowledged: Some(Position::default()),
             last: 0,
             young: VecDeque::new(),
         }
@@ -174,8 +188,26 @@ impl Windows {
     fn changes(&self, frame: Frame) -> bool {
         match frame.kind {
             SETTINGS => frame.flags & ACK == 0 && !self.is_small && self.last == 0,
-            WINDOW_UPDATE => frame.length == 4 && self.young.binary_search(&frame.stream).is_ok(),
+            WINDOW_UPDATE => {
+                let is_young = || self.young.binary_search(&frame.stream).is_ok();
+                frame.length == 4 && self.unacknowledged.is_none() && is_young()
+            }
             _ => false,
+        }
+    }
+
+    /// These have come.
+    fn came(&mut self, bytes: &[u8]) {
+        let Some(at) = &mut self.unacknowledged else {
+            return;
+        };
+        let mut is_acknowledged = false;
+        at.pass(bytes, |frame, _| {
+            is_acknowledged |= frame.kind == SETTINGS && frame.flags & ACK != 0;
+            true
+        });
+        if is_acknowledged {
+            self.unacknowledged = None;
         }
     }
 
@@ -240,7 +272,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Windowed<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let me = &mut *self;
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut me.stream).poll_read(cx, buffer);
+        me.windows
+            .came(buffer.filled().get(before..).unwrap_or_default());
+        polled
     }
 }
 

@@ -16,7 +16,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::arrivals::Arrived;
-use super::timed_body::{FREE, Part, UploadGuard};
+use super::timed_body::{Part, UploadGuard, Waiting};
 use crate::flow::{
     ClientBuffers, Place, poll_not_reset, poll_read_stream, poll_window, stream_error,
 };
@@ -56,7 +56,7 @@ pub struct PeerStream {
 struct Counts {
     buffers: ClientBuffers,
     /// Bytes that wait to be sent.
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     place: Place,
     arrived: Arrived,
 }
@@ -194,10 +194,9 @@ impl PeerStream {
 
     fn poll_capacity(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         poll_not_reset(&mut self.send, cx)?;
-        if let Some(counts) = &mut self.counts
-            && counts.waiting.load(Ordering::Acquire) >= FREE
-        {
-            ready!(counts.buffers.poll_room(&mut counts.place, cx));
+        if let Some(counts) = &mut self.counts {
+            let (waiting, place) = (&counts.waiting, &mut counts.place);
+            ready!(waiting.poll_room(&counts.buffers, place, cx));
         }
         poll_window(&mut self.send, most, cx)
     }

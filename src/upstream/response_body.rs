@@ -229,13 +229,12 @@ impl H2Body {
             let length = frame.data_ref().map_or(0, Bytes::len);
             self.taken = self.taken.saturating_add(length);
         }
-        let polled = match polled.map_err(ResponseError::H2) {
-            // The library takes a reset without an error for the body's end. It says that the rest
-            // of the request is not wanted, and comes after the end (RFC 9113 §8.1).
-            Poll::Ready(None) if !self.inner.is_end_stream() => {
-                Poll::Ready(Some(Err(ResponseError::Unfinished)))
-            }
-            polled => polled,
+        // The library takes a reset without an error for the body's end. It says that the rest of the
+        // request is not wanted, and comes after the end (RFC 9113 §8.1).
+        let is_unfinished = matches!(polled, Poll::Ready(None)) && !self.inner.is_end_stream();
+        let polled = match is_unfinished {
+            true => Poll::Ready(Some(Err(ResponseError::Unfinished))),
+            false => polled.map_err(ResponseError::H2),
         };
         polled.map_err(|error| match self.cut.is_cancelled() {
             true => ResponseError::Severed,

@@ -1,14 +1,15 @@
 //! A request's body in the hands of the library that sends it.
 //!
 //! Guarantees: it keeps its exchange's clock; each byte of it is in its client's budget until it has
-//! been written, and beyond the client's share nothing more is taken from it; when its response has
-//! ended it ends, too, with an error.
+//! been written, and beyond the client's share nothing more is taken from it than a little at a time;
+//! the time in which the instance does not take that is the instance's; when its response has ended it
+//! ends, too, with an error.
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
@@ -19,7 +20,7 @@ use super::response_clock::ResponseClock;
 use crate::flow::{Buffered, ClientBuffers, Place};
 
 /// What may wait of each body in any case, so that each moves.
-pub(super) const FREE: usize = 16 * 1024;
+const FREE: usize = 16 * 1024;
 
 /// The rest of a request's body is not sent.
 #[derive(Debug, thiserror::Error)]
@@ -56,15 +57,21 @@ struct Kept {
     clock: ResponseClock,
     buffers: Option<ClientBuffers>,
     place: Place,
-    /// Bytes that the library has.
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     upload: Arc<Upload>,
+}
+
+/// The bytes of a body that the library has and has not written, and whoever waits until they are few.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    bytes: AtomicUsize,
+    sender: AtomicWaker,
 }
 
 /// A part of a body that waits to be written.
 pub(super) struct Part {
     bytes: Bytes,
-    held: Option<(Buffered, Arc<AtomicUsize>)>,
+    held: Option<(Buffered, Arc<Waiting>)>,
 }
 
 // === impl TimedBody ===
@@ -102,10 +109,8 @@ impl TimedBody {
 impl Kept {
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.buffers {
-            Some(buffers) if self.waiting.load(Ordering::Acquire) >= FREE => {
-                buffers.poll_room(&mut self.place, cx)
-            }
-            Some(_) | None => Poll::Ready(()),
+            Some(buffers) => self.waiting.poll_room(buffers, &mut self.place, cx),
+            None => Poll::Ready(()),
         }
     }
 
@@ -134,10 +139,8 @@ impl Body for TimedBody {
             let error = UploadError::Answered(h2::Reason::CANCEL.into());
             return Poll::Ready(Some(Err(error)));
         }
-        if kept.poll_room(cx).is_pending() {
-            kept.clock.stop();
-            return Poll::Pending;
-        }
+        // The instance has what it is to take: its time goes on.
+        ready!(kept.poll_room(cx));
         let polled = Pin::new(&mut me.inner).poll_frame(cx);
         let is_part = matches!(polled, Poll::Ready(Some(Ok(_))));
         kept.clock.set_sending(is_part && !me.inner.is_end_stream());
@@ -165,6 +168,45 @@ impl Drop for UploadGuard {
     }
 }
 
+// === impl Waiting ===
+
+impl Waiting {
+    /// Waits until few are there, or the client may have more in memory.
+    pub(super) fn poll_room(
+        &self,
+        buffers: &ClientBuffers,
+        place: &mut Place,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if !self.are_few() {
+            if buffers.poll_room(place, cx).is_ready() {
+                return Poll::Ready(());
+            }
+            self.sender.register(cx.waker());
+            if !self.are_few() {
+                return Poll::Pending;
+            }
+        }
+        place.leave();
+        Poll::Ready(())
+    }
+
+    fn are_few(&self) -> bool {
+        self.bytes.load(Ordering::Acquire) < FREE
+    }
+
+    fn come(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn go(&self, bytes: usize) {
+        let before = self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        if before >= FREE && before - bytes < FREE {
+            self.sender.wake();
+        }
+    }
+}
+
 // === impl Part ===
 
 impl Part {
@@ -174,12 +216,8 @@ impl Part {
     }
 
     /// A part that is in its client's budget, and one of those that wait, until it is written.
-    pub(super) fn counted(
-        bytes: Bytes,
-        buffers: &ClientBuffers,
-        waiting: &Arc<AtomicUsize>,
-    ) -> Self {
-        waiting.fetch_add(bytes.len(), Ordering::AcqRel);
+    pub(super) fn counted(bytes: Bytes, buffers: &ClientBuffers, waiting: &Arc<Waiting>) -> Self {
+        waiting.come(bytes.len());
         let held = Some((buffers.hold(bytes.len()), Arc::clone(waiting)));
         Self { bytes, held }
     }
@@ -199,7 +237,7 @@ impl Part {
         let held = held.map(|(held, waiting)| {
             let mut joined = held.split(0);
             joined.grow(length);
-            waiting.fetch_add(length, Ordering::AcqRel);
+            waiting.come(length);
             (joined, Arc::clone(waiting))
         });
         Some(Self {
@@ -211,7 +249,7 @@ impl Part {
     fn note_gone(&mut self, count: usize) {
         if let Some((held, waiting)) = &mut self.held {
             held.shrink(count);
-            waiting.fetch_sub(count, Ordering::AcqRel);
+            waiting.go(count);
         }
     }
 }
@@ -247,8 +285,13 @@ impl fmt::Debug for Part {
 mod tests {
     use std::future::poll_fn;
     use std::net::Ipv4Addr;
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use tokio::time::{advance, timeout};
 
     use super::*;
+    use crate::client::BodyFeed;
     use crate::flow::BufferBudget;
 
     #[tokio::test]
@@ -277,6 +320,47 @@ mod tests {
         );
         drop((others, part));
         assert_eq!(budget.used(), 0);
-        assert_eq!(kept.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(kept.waiting.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_goes_on_when_what_it_has_given_was_written_though_others_have_all_the_room() {
+        let budget = BufferBudget::new(1 << 20);
+        let buffers = budget.of(Ipv4Addr::LOCALHOST.into());
+        let others = buffers.hold(1 << 20);
+        let (clock, limit) = (ResponseClock::new(), Duration::from_secs(60));
+        let (feed, body) = BodyFeed::new(None);
+        let body = RequestBody::new(Some(body), 0);
+        let (mut body, _guard) = TimedBody::new(body, &clock, Some(buffers));
+        let feeding = async {
+            for number in 1..=2 {
+                poll_fn(|cx| match feed.is_wanted(cx) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                })
+                .await;
+                feed.give(Some(Ok(Frame::data(vec![0; FREE].into()))), number == 2);
+            }
+        };
+        let sending = async {
+            let first = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            let mut first = first.unwrap().unwrap().into_data().unwrap();
+            let mut waiting = pin!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)));
+            let polled = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await;
+            assert!(polled.is_pending());
+            // An instance that leaves it has its time, and no more.
+            advance(limit).await;
+            assert!(clock.is_over(limit));
+            let writing = async { first.advance(FREE) };
+            let (second, ()) = tokio::join!(waiting, writing);
+            assert_eq!(
+                second.unwrap().unwrap().into_data().unwrap().remaining(),
+                FREE
+            );
+        };
+        let both = async { tokio::join!(sending, feeding) };
+        timeout(limit * 2, both).await.expect("it stands still");
+        drop((others, body));
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -168,6 +168,20 @@ pub(super) fn usable(address: Address) -> Result<IpAddr, Doubt> {
     }
 }
 
+/// What is wrong with a description that tells nothing of use, in one sentence.
+pub(super) fn why_of_no_use(described: &wire::Instance, is_it: bool) -> String {
+    if !is_it {
+        let (name, id) = (&described.name, &described.id);
+        return format!("it describes another instance, `{name}` with the id `{id}`");
+    }
+    match described.address() {
+        Address::Off => "its networking is off".to_owned(),
+        Address::Missing => format!("the instance is {} without an address", described.state),
+        Address::Unreadable => "its `network.ip` is not an IP address".to_owned(),
+        Address::At(ip) => format!("its address {ip} is one that is never connected to"),
+    }
+}
+
 /// What the policy of an instance means for a lease.
 pub(super) fn terms_of(described: &wire::Instance) -> LeaseTerms {
     LeaseTerms {
@@ -238,11 +252,19 @@ impl Seen {
         let is_it = described.id == id.as_str();
         let name = is_it.then(|| (described.name.as_str().into(), asked_at));
         let evidence = Evidence::of(id, described, asked_at);
-        let leads_nowhere = matches!(
-            evidence,
-            Evidence::Asleep(Rest::Stopped | Rest::Passing) | Evidence::Unsure(Doubt::UnknownState)
-        );
-        let answer = leads_nowhere.then(|| PlaneAnswer::of_state("get", &described.state));
+        let answer = match evidence {
+            Evidence::Asleep(Rest::Stopped | Rest::Passing)
+            | Evidence::Unsure(Doubt::UnknownState) => {
+                Some(PlaneAnswer::of_state("get", &described.state))
+            }
+            Evidence::Unsure(_) => {
+                let why = why_of_no_use(described, is_it);
+                Some(PlaneAnswer::of_use_to_nobody("get", &why))
+            }
+            Evidence::Awake(_)
+            | Evidence::Asleep(Rest::Standby | Rest::WithoutMemory)
+            | Evidence::Gone => None,
+        };
         Self {
             name,
             asleep_since: is_it.then(|| asleep_since(described)).flatten(),

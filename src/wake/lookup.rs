@@ -4,11 +4,11 @@
 //! get its answer, a failure, too; only the exact name or the full id of an instance means it; what
 //! does not exist is remembered for a short time and in bounded number, so that scanning names
 //! costs the control plane little; a look-up goes on while somebody waits for it and ends soon
-//! after.
+//! after; one that ends without an answer of use says why in the log, at most once a second.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -18,13 +18,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::claims::{Claimants, Claims};
 use super::error::{WakeError, WakeStage};
-use super::evidence::{Doubt, Evidence, address_of};
+use super::evidence::{Doubt, Evidence, address_of, why_of_no_use};
 use super::plane_handle::PlaneHandle;
+use super::record::PlaneAnswer;
 use super::slots::Claim;
 use crate::backoff::Backoff;
 use crate::names::{ClientNetwork, PlaneIndex};
 use hypeman::wire::Instance as Description;
-use hypeman::{ControlPlane, InstanceId, InstanceRef};
+use hypeman::{ControlPlane, Error as ControlPlaneError, InstanceId, InstanceRef};
 
 const PAUSES: Backoff =
     Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);
@@ -33,6 +34,9 @@ const MAX_ASKING: usize = 10_000;
 const MAX_GUESSES: usize = 64;
 /// How long a failure is the answer to everybody who asks.
 const FAILURE: Duration = Duration::from_secs(1);
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(1);
+/// How long a control plane may be silent before that is worth a line.
+const SILENCE: Duration = Duration::from_secs(1);
 /// The longest that one look-up goes on; whoever still waits begins another.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -76,6 +80,29 @@ pub(super) struct Names {
     asking: Arc<AtomicUsize>,
     guesses: Arc<DashMap<ClientNetwork, usize>>,
     unknown_ttl: Duration,
+    warnings: Warnings,
+}
+
+/// Warnings about look-ups that had no answer of use: at most one a second, since a control plane
+/// that fails fails for every name.
+#[derive(Default)]
+struct Warnings(Mutex<Warned>);
+
+#[derive(Default)]
+struct Warned {
+    at: Option<Instant>,
+    /// How many were left out since then.
+    more: u64,
+}
+
+/// A control plane's last word about a look-up that goes on; dropped, it is the end of that.
+struct Trouble<'a> {
+    warnings: &'a Warnings,
+    name: &'a InstanceRef,
+    began: Instant,
+    error: Option<ControlPlaneError>,
+    /// There is an answer of use.
+    is_over: bool,
 }
 
 /// A look-up that is to be carried out.
@@ -122,6 +149,45 @@ impl Drop for Guess {
     }
 }
 
+// === impl Warnings ===
+
+impl Warnings {
+    /// Says that a look-up had no answer of use.
+    fn say(&self, name: &InstanceRef, error: &dyn fmt::Display) {
+        let now = Instant::now();
+        let more = {
+            let mut warned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if warned.at.is_some_and(|at| now < at + BETWEEN_WARNINGS) {
+                warned.more += 1;
+                return;
+            }
+            warned.at = Some(now);
+            std::mem::take(&mut warned.more)
+        };
+        let more = (more > 0).then_some(more);
+        tracing::warn!(%name, %error, more, "cannot look an instance up");
+    }
+}
+
+// === impl Trouble ===
+
+impl Drop for Trouble<'_> {
+    /// Whoever waited has left, or got what is in the way for an answer.
+    fn drop(&mut self) {
+        let waited = self.began.elapsed();
+        match &self.error {
+            _ if self.is_over => {}
+            Some(error) => self.warnings.say(self.name, &PlaneAnswer::from(error)),
+            // Who leaves sooner says nothing about the control plane.
+            None if waited >= SILENCE => {
+                let why = format!("get: no answer in {} s", waited.as_secs());
+                self.warnings.say(self.name, &why);
+            }
+            None => {}
+        }
+    }
+}
+
 // === impl Asking ===
 
 impl Drop for Asking {
@@ -140,6 +206,7 @@ impl Names {
             asking: Arc::default(),
             guesses: Arc::default(),
             unknown_ttl,
+            warnings: Warnings::default(),
         }
     }
 
@@ -289,7 +356,7 @@ impl Names {
     ) {
         let until = Instant::now() + LONGEST;
         let claims = std::mem::replace(&mut look_up.claims, Claims::none());
-        let asking = ask(plane, &look_up, claims);
+        let asking = ask(plane, &look_up, claims, &self.warnings);
         tokio::pin!(asking);
         let answer = loop {
             tokio::select! {
@@ -302,7 +369,15 @@ impl Names {
         };
         let found = match answer {
             Ok(Ok((described, asked_at))) => {
-                check(&look_up.name.1, &described).and_then(|()| admit(&described, asked_at))
+                let found = check(&look_up.name.1, &described);
+                let found = found.and_then(|()| admit(&described, asked_at));
+                if let Err(error) = &found
+                    && *error != WakeError::NotFound
+                {
+                    let why = reason_of(&described, error);
+                    self.warnings.say(&look_up.name.1, &why);
+                }
+                found
             }
             Ok(Err(error)) => Err(error),
             Err(_late) => {
@@ -352,25 +427,41 @@ async fn ask<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     look_up: &LookUp,
     mut claims: Claims,
+    warnings: &Warnings,
 ) -> Result<(Box<Description>, Instant), WakeError> {
     let (_, name) = &look_up.name;
+    let mut trouble = Trouble {
+        warnings,
+        name,
+        began: Instant::now(),
+        error: None,
+        is_over: false,
+    };
     let mut pauses = PAUSES.pauses();
     loop {
         let asked_at = Instant::now();
         let answer = plane.question(&mut claims, plane.get_surely(name));
         let Some(answer) = answer.await else {
+            trouble.is_over = true;
             return Err(WakeError::NoSlot);
         };
         let error = match answer {
-            Ok(described) => return Ok((described, asked_at)),
+            Ok(described) => {
+                trouble.is_over = true;
+                return Ok((described, asked_at));
+            }
             // The name is nobody's; that several ids begin with it concerns nobody here.
             Err(error) if error.is_from_api() && error.code() == "ambiguous" => {
+                trouble.is_over = true;
                 return Err(WakeError::NotFound);
             }
             Err(error) => error,
         };
         let refusal = match Evidence::from(&error) {
-            Evidence::Gone => return Err(WakeError::NotFound),
+            Evidence::Gone => {
+                trouble.is_over = true;
+                return Err(WakeError::NotFound);
+            }
             Evidence::Unsure(Doubt::Unauthorized) => WakeError::Unauthorized,
             Evidence::Unsure(Doubt::Unreachable) => WakeError::ControlPlaneDown,
             Evidence::Unsure(Doubt::Unreadable) => WakeError::Unreadable,
@@ -379,8 +470,8 @@ async fn ask<P: ControlPlane>(
         let is_others = error.status().is_some() && !error.is_from_api();
         // A conflict is about a state, which passes.
         let may_pass = error.is_retryable() || is_others || error.status() == Some(409);
+        let error = trouble.error.insert(error);
         if !may_pass {
-            tracing::warn!(%name, %error, "cannot look an instance up");
             return Err(refusal);
         }
         tracing::debug!(%name, %error, "cannot look an instance up yet");
@@ -390,6 +481,23 @@ async fn ask<P: ControlPlane>(
         let pause = pauses.advance(fastrand::f64);
         sleep(pause.max(error.retry_after().unwrap_or_default())).await;
     }
+}
+
+/// What is wrong with an instance that was found and cannot be used, in one sentence.
+fn reason_of(described: &Description, error: &WakeError) -> String {
+    match (error, InstanceId::parse(&described.id)) {
+        (WakeError::Unreadable, Err(_)) => {
+            format!("its id is none: {:?}", head_of(&described.id))
+        }
+        (WakeError::AddressRefused | WakeError::Unusable, _) => why_of_no_use(described, true),
+        _ => error.to_string(),
+    }
+}
+
+/// Enough of a text to know it by.
+fn head_of(text: &str) -> &str {
+    let end = text.char_indices().nth(40).map_or(text.len(), |(at, _)| at);
+    text.get(..end).unwrap_or_default()
 }
 
 /// Whether an answer is about the instance of exactly this name or id, and it can be reached.

@@ -301,6 +301,8 @@ impl Machine {
             Rest::Stopped => (Step::Starting, Effect::Start { until }),
             Rest::Passing => return self.pause_lost(now, Trouble::Transition),
         };
+        // Whatever becomes of the answer: awake after this, it has slept.
+        attempt.woken = true;
         attempt.booted = rest != Rest::Standby;
         (attempt.step, attempt.seen) = (step, None);
         let mut effects = self.lost();

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::process::Output;
+use std::time::Duration;
 
 use crate::support::{ConfigFile, Gateway, Plane, Program, Wanted, eventually, spawn, wakegate};
 use hypeman::wire::InstanceState;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use wakegate::telemetry::AccessSink;
 
 const TOKEN: &str = "0123456789abcdef-hunter2";
 
@@ -474,6 +476,77 @@ async fn what_needs_no_token_is_read_by_no_page_elsewhere_and_a_wrong_path_is_a_
         let problem: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((status, &problem["code"]), (404, &"no_such_path".into()));
     }
+    for (method, path, status, code) in [
+        ("GET", "/api/wakes?limit=few", 400, "bad_request"),
+        ("GET", "/api/wakes?limit=-1", 400, "bad_request"),
+        ("GET", "/api/routes?limit=1e3", 400, "bad_request"),
+        (
+            "POST",
+            "/api/instances/x/standby?force=maybe",
+            400,
+            "bad_request",
+        ),
+        ("POST", "/api/instances/%ff/wake", 400, "bad_request"),
+        ("POST", "/api/status", 405, "method_not_allowed"),
+        ("DELETE", "/api/instances/x", 405, "method_not_allowed"),
+        ("PUT", "/healthz", 405, "method_not_allowed"),
+    ] {
+        let method_of = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let asked = client.request(method_of, format!("http://{}{path}", gateway.admin));
+        let answer = asked.send().await.unwrap();
+        let kind = answer.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        assert_eq!(
+            (answer.status().as_u16(), kind.as_str()),
+            (status, "application/problem+json"),
+            "{method} {path}"
+        );
+        let has_allow = answer.headers().contains_key("allow");
+        assert_eq!(has_allow, status == 405, "{method} {path}");
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!(problem["code"], code, "{method} {path}");
+    }
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_hangs_keeps_no_operator_from_another_ones_instance() {
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hung = hangs.local_addr().unwrap();
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("behind")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    std::fs::write(&key, &plane.token).unwrap();
+    let second = format!(
+        "[[hypeman]]\nname = \"second\"\nurl = \"http://{}\"\napi_key_file = \"{}\"\n",
+        plane.address,
+        key.display()
+    );
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let wake = async |gateway: &Gateway, name: &str| {
+        let url = format!("http://{}/api/instances/{name}/wake", gateway.admin);
+        let asked = client.post(url).timeout(Duration::from_secs(15)).send();
+        let answer = asked.await.expect("an answer in good time");
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.unwrap())
+    };
+    let gateway = Gateway::start_with(hung, "key", &second, AccessSink::off()).await;
+    let (status, done) = wake(&gateway, "behind").await;
+    assert_eq!((status, &done["outcome"]), (200, &"woken".into()), "{done}");
+    gateway.stop().await;
+    // One that cannot say leaves open whether there is such an instance.
+    let brief = format!("{second}[wake]\ntimeout = \"300ms\"\n");
+    let gateway = Gateway::start_with(hung, "key", &brief, AccessSink::off()).await;
+    let (status, problem) = wake(&gateway, "nobody").await;
+    assert_eq!(
+        (status, &problem["code"]),
+        (504, &"wake_timeout".into()),
+        "{problem}"
+    );
     gateway.stop().await;
     plane.stop().await;
 }

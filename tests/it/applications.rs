@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::support::reserved::Reserved;
 use crate::support::skips::{Lacking, skip};
 use crate::support::{
-    BINARY, Home, Plane, Program, Wanted, eventually, reference, tools, wakegate,
+    BINARY, Home, Plane, Program, Wanted, eventually, processes, reference, tools, wakegate,
 };
 
 fn program(name: &str, script: &str) -> CreateInstance {
@@ -97,7 +97,7 @@ async fn ports_are_opened_and_closed_as_the_program_does() {
         eventually("both answer", async || answer(&both, port).await.is_some()).await;
     }
     assert!(answer(&ip, 9001).await.is_none(), "not its own");
-    let of_pair = crate::support::processes(&plane.folder(pair.as_str()));
+    let of_pair = processes(&plane.folder(pair.as_str()));
     let second = of_pair.iter().find(|pid| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment
@@ -161,7 +161,7 @@ async fn a_program_that_cannot_be_run_is_said_to_be_so_and_leaves_nothing() {
     for id in ["nobody", "homeless"] {
         let id = reference(id);
         let id = plane.client.get_instance(&id).await.unwrap().id;
-        assert!(crate::support::processes(&plane.folder(&id)).is_empty());
+        assert!(processes(&plane.folder(&id)).is_empty());
     }
     plane.stop().await;
 }
@@ -635,4 +635,43 @@ async fn the_gateway_of_the_examples_wakes_what_sleeps() {
         answer.contains("request 2 "),
         "its memory is kept: {answer}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_its_terminal_ends_a_control_plane_in_good_order() {
+    let home = Home::new();
+    let here = Here::start(&home).await;
+    let made = here.run_instances("create one wakegate/hello");
+    assert!(made.status.success(), "{made:?}");
+    assert!(!processes(home.path()).is_empty(), "it runs");
+    here.program.signal("HUP");
+    eventually("its instances have ended", async || {
+        processes(home.path()).is_empty()
+    })
+    .await;
+    let api = home.path().join("wakegate/api");
+    eventually("nobody is sent to it any more", async || !api.exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_is_to_survive_its_terminal_does() {
+    let home = Home::new();
+    let address = Reserved::new();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", BINARY])
+        .args(["local", "--on-exit", "stop", "--api-listen"])
+        .arg(address.address.to_string())
+        .env("XDG_STATE_HOME", home.path());
+    let here = Here {
+        program: Program::spawn(&mut crate::support::without_settings(command)),
+        home: home.path().to_owned(),
+        _address: address,
+    };
+    let api = home.path().join("wakegate/api");
+    eventually("it serves", async || api.exists()).await;
+    here.program.signal("HUP");
+    let listed = here.run_instances("ls");
+    assert!(listed.status.success(), "{listed:?}");
+    assert!(api.exists());
 }

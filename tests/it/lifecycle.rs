@@ -6,6 +6,7 @@ use crate::support::{
     processes, reference, route, wakegate,
 };
 use crate::vm::signal;
+use crate::vm_breaks::runs;
 use hypeman::wire::{CreateInstance, InstanceState};
 use tokio::net::TcpStream;
 
@@ -161,7 +162,11 @@ async fn instances_survive_a_killed_control_plane_with_their_memory() {
     .unwrap();
     let pid: serde_json::Value = serde_json::from_str(&pid).unwrap();
     let pid = pid["handle"]["pid"].as_i64().unwrap();
-    signal(i32::try_from(pid).unwrap(), "KILL");
+    let pid = i32::try_from(pid).unwrap();
+    signal(pid, "KILL");
+    // A signal is sent and not yet obeyed: on a busy machine the second would still find it alive,
+    // and hear of its end later, in other words.
+    eventually("it has obeyed", async || !runs(pid)).await;
 
     let second = Program::start(&arguments);
     eventually("it serves again", async || client.health().await.is_ok()).await;

@@ -2,6 +2,7 @@
 //! that are, and how much of all that is in memory.
 
 pub(crate) mod app;
+mod crowded;
 mod memory;
 mod share;
 mod upstream;

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use axum::Json;
@@ -10,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use wakegate::telemetry::AccessSink;
 
@@ -28,6 +30,8 @@ struct Script {
     state: &'static str,
     /// The message of a restore that fails; `None` when it succeeds.
     fails: Option<String>,
+    /// The message of every look-up by name, which fails; `None` when it succeeds.
+    looks_fail: Option<&'static str>,
 }
 
 /// A control plane that plays a part, and an application beside it.
@@ -55,6 +59,7 @@ impl Scripted {
         let script = Arc::new(Mutex::new(Script {
             state: "Standby",
             fails: Some("snapshot cannot be read".to_owned()),
+            looks_fail: None,
         }));
         let seen = {
             let script = Arc::clone(&script);
@@ -82,6 +87,7 @@ impl Scripted {
                 std::future::ready(answer)
             }
         };
+        let looks = Arc::clone(&script);
         let routes = axum::Router::new()
             .route(
                 "/instances",
@@ -90,8 +96,10 @@ impl Scripted {
             .route(
                 "/instances/{name}",
                 get(move |Path(name): Path<String>| {
-                    std::future::ready(match name.as_str() {
-                        "broken" | ID => Json(one()).into_response(),
+                    let fails = looks.lock().unwrap().looks_fail;
+                    std::future::ready(match (name.as_str(), fails) {
+                        ("broken", Some(message)) => problem(500, "internal_error", message),
+                        ("broken" | ID, _) => Json(one()).into_response(),
                         _ => problem(404, "not_found", "resource not found"),
                     })
                 }),
@@ -477,6 +485,28 @@ async fn the_log_has_a_warning_with_the_reason_and_whole_milliseconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_that_had_no_answer_of_use_says_why_in_the_log() {
+    let plane = Scripted::start().await;
+    plane.play(|part| part.looks_fail = Some("disk on fire"));
+    let served = Served::new(&plane);
+    let mut program = served.start().await;
+    let mut log = Lines::of(program.0.stderr.take().unwrap());
+    assert_eq!(served.ask().await, 502);
+    let line = "\"message\":\"cannot look an instance up\"";
+    log.say(line, 1).await;
+    let line = log.story.iter().find(|said| said.contains(line)).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!(
+        (&line["level"], &line["name"]),
+        (&"WARN".into(), &"broken".into())
+    );
+    assert_eq!(
+        line["error"],
+        "get answered 500 internal_error: disk on fire"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wakes_are_followed_through_a_restart_until_interrupted_or_not_read() {
     let plane = Scripted::start().await;
     let served = Served::new(&plane);
@@ -574,4 +604,79 @@ async fn a_gateway_that_is_older_closed_or_not_there_is_told_apart() {
         code == 1 && err.contains("no gateway answers there"),
         "{err}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_that_is_none_and_what_is_no_gateway_are_named() {
+    for (url, mend) in [
+        ("127.0.0.1:9900", "write it like `http://127.0.0.1:9900`"),
+        ("edge.test:9900", "write it like `http://edge.test:9900`"),
+        ("nowhere", "write it like `http://127.0.0.1:9900`"),
+        ("ftp://h:1", "write it like `http://127.0.0.1:9900`"),
+        ("", "write it like `http://127.0.0.1:9900`"),
+    ] {
+        for words in [&["status"][..], &["healthcheck"], &["wake", "shop"]] {
+            let mut command = wakegate();
+            command.args(words).args(["--url", url]);
+            let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+            let output = output.await.unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{words:?} {url}: {said}");
+            assert!(
+                said.contains("is not the URL of an admin listener") && said.contains(mend),
+                "{words:?} {url}: {said}"
+            );
+        }
+    }
+    for words in [&["status"][..], &["healthcheck"], &["wake", "shop"]] {
+        let mut command = wakegate();
+        command
+            .args(words)
+            .args(["--url", "http://u:hunter2@127.0.0.1:1"]);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let output = output.await.unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(
+            said.contains("--token-file") && !said.contains("hunter2"),
+            "{said}"
+        );
+    }
+    let page = serve(axum::Router::new().fallback(async || "<html>welcome")).await;
+    let (code, out, err) = run(page, &["status"]).await;
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert!(err.contains("is not a gateway's admin listener"), "{err}");
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = other.local_addr().unwrap();
+    spawn(async move {
+        while let Ok((mut stream, _)) = other.accept().await {
+            let _sent = stream.write_all(b"220 mail.test ESMTP\r\n").await;
+            let _read = stream.read_to_end(&mut Vec::new()).await;
+        }
+    });
+    for words in [&["status"][..], &["healthcheck"]] {
+        let (code, _, err) = run(address, words).await;
+        assert_eq!(code, 1, "{err}");
+        assert!(err.contains("is not a gateway's admin listener"), "{err}");
+    }
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure_and_one_that_nobody_reads_is_none() {
+    for words in ["schema", "explain", "explain wake_timeout"] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut command = wakegate();
+        let output = command
+            .args(words.split(' '))
+            .stdout(full.unwrap())
+            .output();
+        let output = output.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words}: {said}");
+        assert!(said.contains("cannot write to standard output"), "{said}");
+        let mut unread = wakegate();
+        let unread = unread.args(words.split(' ')).stdout(Stdio::piped()).spawn();
+        let mut unread = unread.unwrap();
+        drop(unread.stdout.take());
+        assert!(unread.wait().unwrap().success(), "{words}");
+    }
 }

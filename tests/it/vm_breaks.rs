@@ -36,7 +36,7 @@ fn request(name: &str) -> CreateInstance {
 }
 
 /// Whether a process runs: one that has ended and waits for whoever adopted it does not.
-fn runs(pid: i32) -> bool {
+pub(super) fn runs(pid: i32) -> bool {
     std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok()
 }
 

@@ -331,6 +331,21 @@ async fn a_deletion_is_done_however_its_answer_goes_on() {
 }
 
 #[tokio::test]
+async fn a_web_page_is_no_success_whatever_the_call() {
+    let page = b"HTTP/1.1 200 OK\r\ncontent-type: Text/HTML; charset=utf-8\r\n\
+                 content-length: 6\r\nconnection: close\r\n\r\n<html>";
+    let replies = [(); 3].map(|()| Reply::Raw(page.to_vec()));
+    let server = Server::start(replies).await;
+    let client = server.builder().max_repeats(0).build().unwrap();
+    let deleted = client.delete_instance(&web()).await.unwrap_err();
+    let logs = client.logs(&web(), LogQuery::default()).await.unwrap_err();
+    let got = client.get_instance(&web()).await.unwrap_err();
+    for error in [deleted, logs, got] {
+        assert!(error.is_unreadable(), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn an_odd_element_costs_a_list_nothing_else() {
     let instances = format!(
         r#"[{INSTANCE},7,{{"id":"b","name":"api"}},{}]"#,

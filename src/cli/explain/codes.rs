@@ -169,7 +169,8 @@ pub(super) const CODES: &[Code] = &[
     code(
         "method_not_allowed",
         405,
-        "CONNECT asks for a proxy of another kind.",
+        "CONNECT asks for a proxy of another kind. At the admin listener, the path has other \
+         methods.",
         "Use a listener with TLS pass-through or TCP for protocols that are not HTTP.",
     ),
     code(

@@ -43,6 +43,36 @@ fn what_cannot_be_meant_is_refused_with_what_may_be_meant() {
             "{ paths",
             "needs `paths` and `instances`",
         ),
+        (
+            "[[hypeman]]\nurl = 'http://h:0'",
+            "'http",
+            "the port 0, at which nothing listens",
+        ),
+        (
+            "[[listener]]\naddress = ':8080'",
+            "':8080'",
+            "write \"0.0.0.0:8080\"",
+        ),
+        (
+            "[[listener]]\naddress = '*:80'",
+            "'*:80'",
+            "write \"0.0.0.0:80\"",
+        ),
+        (
+            "[[listener]]\naddress = 'localhost:8080'",
+            "'localhost:8080'",
+            "write \"127.0.0.1:8080\"",
+        ),
+        (
+            "[[listener]]\naddress = '10.0.0.1'",
+            "'10.0.0.1'",
+            "like \"127.0.0.1:8080\"",
+        ),
+        (
+            "[[route]]\nhost = '*.example.com'\ninstance = '{name}'",
+            "'{name}'",
+            "write it there, like \"{name}.example.com\"",
+        ),
         ("[log]\nlevel = 'loud'", "'loud'", "`loud` is not a level"),
         (
             "[[hypeman]]\nurl = '127.0.0.1:1'",
@@ -189,4 +219,27 @@ fn two_variables_of_one_setting_must_agree() {
         error.contains("1 problem") && error.contains("another value"),
         "{error}"
     );
+}
+
+#[test]
+fn a_variable_beyond_a_gap_makes_no_tables_that_nobody_wrote() {
+    for (name, value) in [
+        ("WAKEGATE_LISTENER_2_ADDRESS", "127.0.0.1:1"),
+        ("WAKEGATE_HYPEMAN_3_URL", "http://h:1"),
+        ("WAKEGATE_ROUTE_2_HOST", "b.example.com"),
+    ] {
+        let text = format!("[[listener]]\naddress = '127.0.0.1:8080'\n{ROUTE}");
+        let error = load("w.toml", &text, &variables(&[(name, value)]));
+        let error = error.expect_err("should be refused");
+        let said: Vec<String> = error.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), 1, "{name}: {said:?}");
+        assert!(
+            said[0].contains(&format!("{name}: no setting has this environment variable")),
+            "{name}: {said:?}"
+        );
+    }
+    let next = variables(&[("WAKEGATE_LISTENER_1_ADDRESS", "127.0.0.1:1")]);
+    let text = format!("[[listener]]\naddress = '127.0.0.1:8080'\n{ROUTE}");
+    let config = load("w.toml", &text, &next).unwrap();
+    assert_eq!(config.listener.len(), 2, "the next one is a new one");
 }

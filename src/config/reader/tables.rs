@@ -3,7 +3,7 @@
 //! Guarantees: what is read once for several tables is what would have been read from each of them;
 //! what is wrong is read, and reported, for each.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -11,6 +11,13 @@ use toml::de::DeTable;
 use super::Section;
 use crate::config::likeness::likeness;
 use crate::config::problem::Complaint;
+
+/// How many tables a list has, of which the file has so many and variables speak of these. A
+/// variable beyond a gap is that of no table: what is between would be tables that nobody wrote.
+fn end_of(in_file: usize, in_environment: &BTreeSet<usize>) -> usize {
+    let more = (in_file..).take_while(|index| in_environment.contains(index));
+    in_file + more.count()
+}
 
 impl<'a> Section<'_, 'a> {
     /// What `read` makes of all keys but those in `own`. Tables that say the same of them are read
@@ -86,7 +93,7 @@ impl<'a> Section<'_, 'a> {
             }
         }
         let (stems, in_environment) = self.in_environment(key);
-        for index in 0..tables.len().max(in_environment) {
+        for index in 0..end_of(tables.len(), &in_environment) {
             let table = tables.get(index).copied();
             self.item((key, index), &stems, table, &mut read);
         }
@@ -119,30 +126,30 @@ impl<'a> Section<'_, 'a> {
                 index += 1;
             }
         }
-        for index in index..in_environment {
+        for index in index..end_of(index, &in_environment) {
             self.item((key, index), &stems, None, &mut read);
         }
         true
     }
 
-    /// How the variables of a list begin, and how many tables of it they speak of.
-    fn in_environment(&self, key: &str) -> (Vec<String>, usize) {
+    /// How the variables of a list begin, and which tables of it they speak of.
+    fn in_environment(&self, key: &str) -> (Vec<String>, BTreeSet<usize>) {
         let upper = key.to_ascii_uppercase();
         let stems: Vec<String> = self
             .prefixes
             .iter()
             .map(|prefix| format!("{prefix}{upper}_"))
             .collect();
-        let count = self
+        let spoken_of = self
             .diagnostics
             .variables
             .keys()
             .filter_map(|name| stems.iter().find_map(|stem| name.strip_prefix(stem)))
             .map(|rest| rest.split('_').next().and_then(|n| n.parse().ok()))
-            .map(|index| index.map_or(1, |index: usize| index.saturating_add(1)))
-            .filter(|count| *count <= 1024)
-            .max();
-        (stems, count.unwrap_or(0))
+            .map(|index| index.unwrap_or(0))
+            .filter(|index| *index < 1024)
+            .collect();
+        (stems, spoken_of)
     }
 
     /// Reads one table of a list.

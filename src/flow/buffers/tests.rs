@@ -93,6 +93,34 @@ async fn whoever_leaves_instead_of_going_on_makes_way_for_the_next() {
     assert!(is_as_new(&budget));
 }
 
+#[tokio::test]
+async fn whoever_needs_no_room_any_more_makes_way_for_all_behind_it() {
+    let budget = BufferBudget::new(MIB);
+    let one = client(&budget, 1);
+    let taken = one.hold(MIB);
+    let mut places: Vec<_> = std::iter::repeat_with(Place::default).take(4).collect();
+    for place in &mut places {
+        let polled = poll_fn(|cx| Poll::Ready(one.poll_room(place, cx))).await;
+        assert!(polled.is_pending());
+    }
+    let [first, second, third, _left] = &mut places[..] else {
+        panic!("four wait");
+    };
+    let waiting = async {
+        poll_fn(|cx| one.poll_room(third, cx)).await;
+    };
+    let giving = async {
+        tokio::task::yield_now().await;
+        // Only the first is let go on by it, and it goes on without asking; so does the second.
+        drop(taken);
+        first.leave();
+        second.leave();
+    };
+    tokio::join!(waiting, giving);
+    drop(places);
+    assert!(is_as_new(&budget));
+}
+
 #[test]
 fn parts_are_given_back_one_by_one() {
     let budget = BufferBudget::new(MIB);

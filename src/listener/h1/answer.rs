@@ -249,7 +249,7 @@ impl<B: AnswerBody> Answer<B> {
             && self.ahead.len() < AHEAD_PARTS
         {
             if buffers.poll_room(&mut self.place, cx).is_pending() {
-                break;
+                return;
             }
             let Poll::Ready(data) = self.poll_data(cx) else {
                 break;
@@ -263,6 +263,7 @@ impl<B: AnswerBody> Answer<B> {
             }
             self.ahead.push_back(data);
         }
+        self.place.leave();
     }
 
     /// Counts what the client does not take, and what may wait behind it.

@@ -15,7 +15,6 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
 
 use super::abandoned;
@@ -27,6 +26,7 @@ use super::gate::Gate;
 use super::keep_alive::KeepAlive;
 use crate::config::ServerConfig;
 use crate::drain::Drain;
+use crate::listener::client_stream::ClientStream;
 use crate::listener::service::{Downstream, Service};
 use crate::listener::settings::ConnectionLimits;
 
@@ -97,7 +97,7 @@ pub(in crate::listener) async fn serve<S: Service, I>(
     drain: &Drain,
 ) -> io::Result<()>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: ClientStream,
 {
     let activity = Arc::new(Activity::new());
     let limits = Limits::of(config, own.is_of_member);
@@ -211,7 +211,7 @@ impl Limits {
 
 impl<I, B, F> Serving<I, B, F>
 where
-    I: AsyncRead + AsyncWrite + Unpin,
+    I: ClientStream,
     B: FnMut(Request<RecvStream>, SendResponse<Piece>) -> F,
     F: Future<Output = ()>,
 {

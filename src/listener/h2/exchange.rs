@@ -38,7 +38,7 @@ use crate::listener::service::{Backlog, Downstream, ExtraHeaders, Service};
 /// with the one that watches it (768), and has another for what it waits for (768 with its transaction, and
 /// 2,560 while it waits for its turn); its places in the library's tables 1,200; its state here 400 (jemalloc's
 /// size classes, release). One that is at its instance has other futures in place of the last, of as much over
-/// HTTP/1.1 and 8 KiB more over HTTP/2; `limits.max_inflight` bounds those.
+/// HTTP/1.1; what it takes more over HTTP/2 counts besides, from there.
 const STREAM: usize = 10 * 1024;
 /// What a tunnel takes besides: the room that each direction is copied through.
 const TUNNEL: usize = 16 * 1024;

@@ -253,6 +253,11 @@ impl<S> FloodGuard<S> {
         Self { stream, frames }
     }
 
+    /// The connection itself.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     /// Whether the client has sent its preface and the head of a frame.
     pub(super) fn has_begun(&self) -> bool {
         self.frames.has_begun

@@ -20,7 +20,8 @@ use tokio::time::Instant;
 
 use super::abandoned::Abandoned;
 use super::interim::{InterimBytes, InterimQueue};
-use super::received::Received;
+use super::received::{FREE_RECEIVED, Received};
+use super::starved::Starved;
 use super::stream_client::{StreamClient, StreamClients};
 use crate::deadline::Deadline;
 use crate::flow::{Account, Buffered, ClientBuffers, Place};
@@ -30,9 +31,6 @@ use crate::flow::{Account, Buffered, ClientBuffers, Place};
 pub(super) const PIECE: usize = 16 * 1024;
 /// What a connection may have in memory even while its client has its share: so that each moves.
 const FREE: usize = 16 * 1024;
-/// What a connection may have of requests' bodies in memory even while its client has its share:
-/// so that each moves.
-pub(super) const FREE_RECEIVED: usize = 64 * 1024;
 /// The window of a stream, in bytes: what one held upload has in memory at most.
 pub(super) const WINDOW: u32 = 64 * 1024;
 /// What a connection may have of heads and streams in memory in any case.
@@ -70,6 +68,8 @@ pub(super) struct ConnectionFlow {
     read: AtomicU64,
     /// Whether the client is not read from, because of what it has in memory.
     is_held: AtomicBool,
+    /// The responses that wait until the client may have more of them in memory.
+    starved: Starved,
 }
 
 /// The state of one response.
@@ -121,6 +121,7 @@ impl ConnectionFlow {
             is_blocked: AtomicBool::new(false),
             read: AtomicU64::new(0),
             is_held: AtomicBool::new(false),
+            starved: Starved::default(),
         }
     }
 
@@ -146,12 +147,11 @@ impl ConnectionFlow {
         })
     }
 
-    /// Waits until the client may have more of responses in memory.
-    fn poll_room(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
-        match self.waiting.load(Ordering::Relaxed) >= FREE {
-            true => self.buffers.poll_room(place, cx),
-            false => Poll::Ready(()),
-        }
+    /// Waits until the client may have more of responses in memory, of which `stream` is to be one.
+    fn poll_room(&self, stream: usize, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
+        let has_little = || self.waiting.load(Ordering::SeqCst) < FREE;
+        let room = (&self.buffers, place);
+        self.starved.poll_room(stream, has_little, room, cx)
     }
 
     /// All that there was to be written has been.
@@ -258,11 +258,25 @@ impl StreamFlow {
 
     /// Waits until its client may have more of its response in memory.
     pub(super) fn poll_room(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
-        match self.client() {
-            Some(_) if self.waiting() < FREE => Poll::Ready(()),
-            Some(client) => client.buffers().poll_room(place, cx),
-            None => self.connection.poll_room(place, cx),
+        let Some(client) = self.client() else {
+            return self.connection.poll_room(self.number(), place, cx);
+        };
+        if self.waiting() >= FREE {
+            if client.buffers().poll_room(place, cx).is_ready() {
+                return Poll::Ready(());
+            }
+            self.reader.register(cx.waker());
+            if self.waiting() >= FREE {
+                return Poll::Pending;
+            }
         }
+        place.leave();
+        Poll::Ready(())
+    }
+
+    /// A number of its own among the streams of its connection that are there.
+    fn number(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// A request's body, of a length that may be known, of which nobody has read anything; whether its
@@ -299,11 +313,15 @@ impl StreamFlow {
     /// Whether its client may have more of its request's body in memory; if not, the task is woken when
     /// it may.
     pub(super) fn may_receive(&self, place: &mut Place, cx: &mut Context<'_>) -> bool {
-        let has_little = match self.client() {
-            Some(client) => client.received() < FREE,
-            None => self.connection.received.bytes() < FREE_RECEIVED,
+        let (number, room) = (self.number(), (self.buffers(), place));
+        let polled = match self.client() {
+            Some(client) => client.poll_room(FREE, room.1, cx),
+            None => {
+                let received = &self.connection.received;
+                received.poll_room(number, room, cx)
+            }
         };
-        has_little || self.buffers().poll_room(place, cx).is_ready()
+        polled.is_ready()
     }
 
     /// Whether the client may be unable to send more of its request's body, because of what it and
@@ -398,7 +416,10 @@ impl StreamFlow {
         if bytes == 0 {
             return;
         }
-        self.connection.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        let before = self.connection.waiting.fetch_sub(bytes, Ordering::SeqCst);
+        if before >= FREE && before - bytes < FREE {
+            self.connection.starved.wake();
+        }
         let before = self.waiting.fetch_sub(bytes, Ordering::AcqRel);
         if before == bytes {
             self.connection.busy.fetch_sub(1, Ordering::Relaxed);
@@ -469,6 +490,9 @@ impl Drop for StreamFlow {
         if heads > 0 {
             self.connection.heads.subtract(heads);
         }
+        let number = self.number();
+        self.connection.starved.forget(number);
+        self.connection.received.forget(number);
         if let (Some(clients), Some((stream, _))) = (&self.connection.clients, &self.client) {
             clients.leave(*stream);
         }

@@ -2,8 +2,9 @@
 //!
 //! Guarantees: the preface, with the first frame's head, and each block of header fields have
 //! `header_timeout` from their first byte to their last; while the bodies that wait in memory are
-//! too many for the client, nothing more is read, unless the connection is of many clients; a connection that ends well is closed when its
-//! client has closed it, or a moment later.
+//! too many for the client, nothing more is read, unless the connection is of many clients; a client that
+//! has gone meanwhile is noticed all the same, as soon as its system says so, and what it has in memory with it;
+//! a connection that ends well is closed when its client has closed it, or a moment later.
 
 use std::io;
 use std::pin::Pin;
@@ -16,14 +17,20 @@ use tokio::time::Instant;
 
 use super::activity::Activity;
 use super::flood_guard::FloodGuard;
-use super::flow::{ConnectionFlow, FREE_RECEIVED};
+use super::flow::ConnectionFlow;
+use super::received::FREE_RECEIVED;
 use super::trailer_marks::TrailerMarks;
 use crate::deadline::Deadline;
 use crate::flow::Place;
+use crate::listener::client_stream::{ClientStream, has_left};
 use crate::listener::lingering::Lingering;
 
 /// How long a client may go on sending after our side has ended.
 const LINGER: Duration = Duration::from_secs(1);
+/// How often it is looked whether a client is still there of which nothing is read. One whose last word is
+/// behind what it could not send says nothing; but its system answers with a reset what it is sent, a PING at
+/// the latest.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A connection between the socket and the library.
 #[derive(Debug)]
@@ -37,6 +44,8 @@ pub(super) struct Gate<S> {
     /// Whether nothing has come since the last look.
     is_quiet: bool,
     place: Place,
+    /// The next look at a client of which nothing is read.
+    look: Option<Deadline>,
     /// Set once our side has ended.
     lingering: Option<Lingering>,
 }
@@ -64,6 +73,7 @@ impl<S> Gate<S> {
             began,
             is_quiet: false,
             place: Place::default(),
+            look: None,
             lingering: None,
         }
     }
@@ -101,6 +111,8 @@ impl<S> Gate<S> {
             return Poll::Ready(());
         }
         if self.flow.received.poll_below(FREE_RECEIVED, cx).is_ready() {
+            // Others wait behind it.
+            self.place.leave();
             self.flow.note_held(false);
             return Poll::Ready(());
         }
@@ -113,14 +125,37 @@ impl<S> Gate<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
+impl<S: ClientStream> Gate<S> {
+    /// Whether the client has gone of which nothing is read.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let next = || Instant::now() + LOOK_EVERY;
+            ready!(
+                self.look
+                    .get_or_insert_with(|| Deadline::new(next()))
+                    .poll_over(cx)
+            );
+            if has_left(self.stream.get_ref().get_ref()) {
+                return Poll::Ready(());
+            }
+            self.look = Some(Deadline::new(next()));
+        }
+    }
+}
+
+impl<S: ClientStream> AsyncRead for Gate<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = &mut *self;
-        ready!(me.poll_room(cx));
+        if me.poll_room(cx).is_pending() {
+            ready!(me.poll_left(cx));
+            let text = "a client has gone whose requests' bodies nobody takes";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, text)));
+        }
+        me.look = None;
         let polled = Pin::new(&mut me.stream).poll_read(cx, buffer);
         let frames = me.stream.get_mut();
         if let Some(clients) = &me.flow.clients {
@@ -155,7 +190,7 @@ impl<S> Gate<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
+impl<S: ClientStream> AsyncWrite for Gate<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -25,6 +25,7 @@ mod paced_body;
 mod received;
 mod request;
 mod response;
+mod starved;
 mod stream_client;
 mod trailer_marks;
 mod tunnel;

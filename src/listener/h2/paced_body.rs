@@ -33,8 +33,8 @@ pub(super) struct PacedBody<B, G> {
     has_ended: bool,
     /// It may have more than what is read at once for a client that has its share.
     is_large: bool,
-    /// Its client was waited for: what may wait behind it counts.
-    is_stalled: bool,
+    /// What counts of that which may wait behind it: the most that there was when its client was waited for.
+    backlog: usize,
     place: Place,
     /// The request counts as one of its connection's for as long as its body lives.
     _request: G,
@@ -51,7 +51,7 @@ impl<B: Body<Data = Bytes> + Backlog + Unpin, G> PacedBody<B, G> {
                 .size_hint()
                 .exact()
                 .is_none_or(|exact| exact > LITTLE as u64),
-            is_stalled: false,
+            backlog: 0,
             inner,
             trickle: stream.is_of_many().then(Trickle::new),
             stream,
@@ -65,8 +65,11 @@ impl<B: Body<Data = Bytes> + Backlog + Unpin, G> PacedBody<B, G> {
 
     /// The client takes nothing at the moment.
     pub(super) fn note_stalled(&mut self) {
-        if !std::mem::replace(&mut self.is_stalled, true) {
-            self.stream.keep(self.inner.backlog());
+        // A window may have grown since the last time.
+        let more = self.inner.backlog().saturating_sub(self.backlog);
+        if more > 0 {
+            self.backlog += more;
+            self.stream.keep(more);
         }
     }
 

@@ -10,11 +10,14 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-use crate::flow::{Buffered, ClientBuffers};
+use super::starved::Starved;
+use crate::flow::{Buffered, ClientBuffers, Place};
 
 /// What a connection may have in memory without being counted, in bytes: a small body changes no
 /// count that connections share.
 const FREE: usize = 16 * 1024;
+/// What a connection may have in memory even while its client has its share: so that each moves.
+pub(super) const FREE_RECEIVED: usize = 64 * 1024;
 
 /// The bytes, and their part of the budget.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(super) struct Received {
     bytes: AtomicUsize,
     /// The task that reads from the client, while it waits until there are fewer.
     reader: AtomicWaker,
+    /// The bodies whose windows wait until there are few.
+    starved: Starved,
 }
 
 // === impl Received ===
@@ -38,11 +43,12 @@ impl Received {
             held: Mutex::new(buffers.hold(0)),
             bytes: AtomicUsize::new(0),
             reader: AtomicWaker::new(),
+            starved: Starved::default(),
         }
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::SeqCst)
     }
 
     /// Ready when there are fewer than `limit`; else the task is woken whenever some go.
@@ -73,9 +79,30 @@ impl Received {
     pub(super) fn go(&self, bytes: usize) {
         if bytes > 0 {
             let mut held = self.lock();
-            self.set(&mut held, self.bytes().saturating_sub(bytes));
+            let before = self.bytes();
+            self.set(&mut held, before.saturating_sub(bytes));
             self.reader.wake();
+            if before >= FREE_RECEIVED && self.bytes() < FREE_RECEIVED {
+                self.starved.wake();
+            }
         }
+    }
+
+    /// Ready while there are few, or the client may have more in memory; else the task of `stream` is
+    /// woken when it may.
+    pub(super) fn poll_room(
+        &self,
+        stream: usize,
+        room: (&ClientBuffers, &mut Place),
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let are_few = || self.bytes() < FREE_RECEIVED;
+        self.starved.poll_room(stream, are_few, room, cx)
+    }
+
+    /// The stream is over.
+    pub(super) fn forget(&self, stream: usize) {
+        self.starved.forget(stream);
     }
 
     /// There are none.
@@ -88,7 +115,7 @@ impl Received {
     }
 
     fn set(&self, held: &mut Buffered, bytes: usize) {
-        self.bytes.store(bytes, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::SeqCst);
         held.set(if bytes > FREE { bytes } else { 0 });
     }
 }

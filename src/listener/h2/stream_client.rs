@@ -8,8 +8,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use crate::flow::{Buffered, ClientBuffers};
+use crate::flow::{Buffered, ClientBuffers, Place};
 
 /// What one stream has in memory, counted to its client.
 pub(super) struct StreamClient {
@@ -124,8 +125,22 @@ impl StreamClient {
     }
 
     /// The bytes that nobody has taken.
-    pub(super) fn received(&self) -> usize {
+    fn received(&self) -> usize {
         lock(&self.body).come
+    }
+
+    /// Ready while fewer than so many wait to be taken, or the client may have more in memory.
+    pub(super) fn poll_room(
+        &self,
+        few: usize,
+        place: &mut Place,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if self.received() >= few {
+            return self.buffers.poll_room(place, cx);
+        }
+        place.leave();
+        Poll::Ready(())
     }
 }
 

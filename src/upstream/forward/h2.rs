@@ -54,7 +54,7 @@ impl Upstream {
         hop: &LastHop<'_>,
         mut given: Option<(InstanceStream, OpenConnection)>,
         pool: &Arc<Pool>,
-        request: Request<RequestBody>,
+        (request, buffers): (Request<RequestBody>, Option<&ClientBuffers>),
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let mut request = to_h2(request, hop.tls.is_some());
         let clock = request.extensions().get::<ResponseClock>().cloned();
@@ -86,7 +86,8 @@ impl Upstream {
                     return Err(Unanswered::unsent(error, request));
                 }
             };
-            let result = self.exchange(endpoint, (sender, token), request).await;
+            let taken = (sender, token);
+            let result = self.exchange(endpoint, taken, request, buffers).await;
             match distrusting(pool, idle_for, result) {
                 // Closed between the look and the sending; the next is looked at, or dialled.
                 Err(Unanswered(ForwardError::Unsent, Some(unsent))) if is_pooled => {
@@ -110,7 +111,7 @@ impl Upstream {
     ) -> io::Result<(Taken, bool)> {
         if hop.is_personal() {
             let (sender, _) = self.handshake_h2(endpoint, hop, given).await?;
-            return Ok(((sender, StreamToken(None)), false));
+            return Ok(((sender, StreamToken::of_own()), false));
         }
         let before = pool.failed_dials.load(Ordering::Acquire);
         let _mine = pool.dialling.lock().await;
@@ -138,8 +139,9 @@ impl Upstream {
     async fn exchange(
         &self,
         endpoint: &Endpoint,
-        (mut sender, stream): Taken,
+        (mut sender, mut stream): Taken,
         request: Request<RequestBody>,
+        buffers: Option<&ClientBuffers>,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let body_stats = request.body().body_stats();
         let (response_timeout, read_timeout) = {
@@ -149,12 +151,14 @@ impl Upstream {
         let clock = request.extensions().get::<ResponseClock>();
         let clock = clock.cloned().unwrap_or_else(ResponseClock::new);
         clock.restart();
-        let buffers = request.extensions().get::<ClientBuffers>().cloned();
+        if let Some(buffers) = buffers {
+            stream.count_to(buffers);
+        }
         let (head, body) = request.into_parts();
         // Others are kept whole until they are answered, or cannot be sent twice.
         let is_spared = body.is_nothing() && !head.method.is_idempotent();
         let spare = is_spared.then(|| head.clone());
-        let (body, upload) = TimedBody::new(body, &clock, buffers);
+        let (body, upload) = TimedBody::new(body, &clock, buffers.cloned());
         let request = Request::from_parts(head, body);
         let answered = tokio::select! {
             biased;
@@ -262,7 +266,7 @@ fn distrusting(
 
 /// A stream of a connection that its pool shares.
 fn of_pool(stream: Stream, pool: &Arc<Pool>) -> Taken {
-    let token = StreamToken(Some((Arc::clone(pool), stream.connection)));
+    let token = StreamToken::of_pool(pool, stream.connection, stream.nth);
     (stream.sender, token)
 }
 

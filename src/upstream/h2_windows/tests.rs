@@ -1,10 +1,13 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response};
 use proptest::prelude::*;
-use tokio::io::{AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::*;
@@ -98,6 +101,23 @@ async fn little_comes_of_a_response_until_more_than_two_frames_were_taken_and_th
     assert!(body.data().await.is_none());
 }
 
+#[tokio::test]
+async fn a_window_grows_also_where_an_instance_keeps_its_last_bytes_back() {
+    let tasks = TaskTracker::new();
+    let (mut stream, mut body) = response(&tasks).await;
+    window(&mut stream, 0).await;
+    // In frames as they are sent by one server or another.
+    let begun = (FIRST - SPARE) as usize;
+    let parts = begun.div_ceil(8 * 1024);
+    for _ in 0..parts {
+        stream.send_data(vec![0; 8 * 1024].into(), false).unwrap();
+    }
+    take(&mut body, parts * 8 * 1024).await;
+    let left = FIRST as usize - parts * 8 * 1024;
+    assert!(left >= 8 * 1024);
+    assert!(window(&mut stream, left).await > (WINDOW - FRAME) as usize);
+}
+
 #[test]
 fn what_may_wait_counts_as_the_window_that_there_is() {
     assert_eq!(backlog(0), FIRST as usize * 5 / 4);
@@ -171,6 +191,7 @@ fn update(stream: u32, more: u32) -> Vec<u8> {
 /// What goes out of these parts, of which two come at once.
 async fn written(parts: &[&[u8]], room: usize) -> Vec<u8> {
     let mut windowed = Windowed::new(Narrow(Vec::new(), room));
+    windowed.windows.came(&frame(SETTINGS, ACK, 0, b""));
     let (mut place, mut gone) = (0, 0);
     while let Some(one) = parts.get(place) {
         let other = parts.get(place + 1).copied().unwrap_or_default();
@@ -223,6 +244,7 @@ fn streams_that_ended_without_an_update_are_forgotten() {
     let mut windows = Windows::new();
     windows.went(&[0; PREFACE]);
     windows.change(&settings(WINDOW)).unwrap();
+    windows.came(&frame(SETTINGS, ACK, 0, b""));
     for stream in 0..10_000 {
         windows.went(&frame(HEADERS, 5, 2 * stream + 1, b"head"));
     }
@@ -277,5 +299,254 @@ proptest! {
             (before, after) = (behind, out);
         }
         prop_assert!(given.values().all(|more| *more <= WINDOW - FIRST));
+    }
+}
+
+#[test]
+fn no_window_grows_before_the_instance_has_acknowledged_the_first() {
+    let mut windows = Windows::new();
+    windows.went(&[0; PREFACE]);
+    windows.change(&settings(WINDOW)).unwrap();
+    windows.went(&frame(HEADERS, 5, 1, b"head"));
+    let update = Frame::of(*update(1, 500).first_chunk().unwrap());
+    let coming = [
+        settings(1000),
+        frame(HEADERS, 4, 1, &[0x88]),
+        frame(DATA, ACK, 1, &[ACK; 100]),
+        frame(SETTINGS, ACK, 0, b""),
+    ];
+    for byte in coming.concat() {
+        assert!(!windows.changes(update));
+        windows.came(&[byte]);
+    }
+    assert!(windows.changes(update));
+}
+
+/// An instance that keeps to its windows, and to little else.
+struct Instance {
+    stream: DuplexStream,
+    initial: i64,
+    connection: i64,
+    /// What may be sent of each stream.
+    windows: BTreeMap<u32, i64>,
+    /// The bytes of bodies that were sent of each.
+    sent: BTreeMap<u32, usize>,
+    is_acknowledged: bool,
+}
+
+impl Instance {
+    async fn new(mut stream: DuplexStream) -> Self {
+        stream.read_exact(&mut [0; PREFACE]).await.unwrap();
+        stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        Self {
+            stream,
+            initial: 65_535,
+            connection: 65_535,
+            windows: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            is_acknowledged: false,
+        }
+    }
+
+    /// What the gateway says next. It says something whenever the instance has to wait for it.
+    async fn hear(&mut self) {
+        let mut head = [0; HEAD];
+        let reading = self.stream.read_exact(&mut head);
+        let read = timeout(Duration::from_secs(60), reading).await;
+        read.expect("a stream stands still").unwrap();
+        let next = Frame::of(head);
+        let mut payload = vec![0; next.length];
+        self.stream.read_exact(&mut payload).await.unwrap();
+        let number = |bytes: &[u8]| i64::from(u32::from_be_bytes(bytes.try_into().unwrap()));
+        match next.kind {
+            SETTINGS if next.flags & ACK == 0 => {
+                for setting in payload.chunks_exact(SETTING) {
+                    if setting[..2] == INITIAL_WINDOW_SIZE.to_be_bytes() {
+                        self.initial = number(&setting[2..]);
+                        assert_eq!(self.initial, i64::from(FIRST));
+                    }
+                }
+            }
+            HEADERS => {
+                self.windows.insert(next.stream, self.initial);
+                self.send(HEADERS, 4, next.stream, &[0x88]).await;
+            }
+            0x3 => panic!("a stream is reset"),
+            WINDOW_UPDATE if next.stream == 0 => self.connection += number(&payload),
+            WINDOW_UPDATE => {
+                if let Some(window) = self.windows.get_mut(&next.stream) {
+                    *window += number(&payload);
+                    assert!(*window <= i64::from(WINDOW));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let bytes = frame(kind, flags, stream, payload);
+        self.stream.write_all(&bytes).await.unwrap();
+    }
+
+    async fn acknowledge(&mut self) {
+        if !std::mem::replace(&mut self.is_acknowledged, true) {
+            self.send(SETTINGS, ACK, 0, &[]).await;
+        }
+    }
+
+    /// So many bytes of a body, as the windows allow it, and padding where there is room for all.
+    async fn data(&mut self, stream: u32, length: usize, padding: Option<u8>) {
+        let mut left = length;
+        loop {
+            let window = self.windows[&stream].min(self.connection);
+            let window = usize::try_from(window).unwrap();
+            let padding = padding.filter(|padding| left + 1 + usize::from(*padding) <= window);
+            let part = left.min(window);
+            let mut payload: Vec<u8> = padding.into_iter().collect();
+            payload.resize(payload.len() + part, b'x');
+            payload.resize(payload.len() + padding.map_or(0, usize::from), 0);
+            let all = i64::try_from(payload.len()).unwrap();
+            *self.windows.get_mut(&stream).unwrap() -= all;
+            self.connection -= all;
+            *self.sent.entry(stream).or_default() += part;
+            if all > 0 {
+                let flags = if padding.is_some() { 8 } else { 0 };
+                self.send(DATA, flags, stream, &payload).await;
+            }
+            left -= part;
+            if left == 0 {
+                return;
+            }
+            self.hear().await;
+        }
+    }
+}
+
+/// The bytes that come of a response, and whether it ends well.
+async fn read(answer: h2::client::ResponseFuture) -> (usize, bool) {
+    let Ok(answer) = answer.await else {
+        return (0, false);
+    };
+    let (mut body, mut taken) = (answer.into_body(), 0);
+    while let Some(data) = body.data().await {
+        let Ok(data) = data else {
+            return (taken, false);
+        };
+        body.flow_control().release_capacity(data.len()).unwrap();
+        taken += data.len();
+    }
+    (taken, true)
+}
+
+/// What an instance does: which of its streams, how much, with what padding.
+type Deed = (u8, u32, usize, Option<u8>);
+
+async fn play(streams: u32, deeds: Vec<Deed>, is_last_word: bool) {
+    let tasks = TaskTracker::new();
+    let (here, there) = tokio::io::duplex(1 << 20);
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW * 101);
+    let handshake = builder.handshake::<_, Bytes>(Windowed::new(here));
+    let (handshake, instance) = tokio::join!(handshake, Instance::new(there));
+    let ((sender, connection), mut instance) = (handshake.unwrap(), instance);
+    tasks.spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let mut readers = BTreeMap::new();
+    for number in 0..streams {
+        let request = Request::get("http://a.test/").body(()).unwrap();
+        let (answer, _) = sender.send_request(request, true).unwrap();
+        readers.insert(2 * number + 1, tasks.spawn(read(answer)));
+    }
+    while instance.windows.len() < readers.len() {
+        instance.hear().await;
+    }
+    let mut reset = BTreeSet::new();
+    for (kind, stream, length, padding) in deeds {
+        let stream = 2 * (stream % streams) + 1;
+        match kind {
+            0 => instance.acknowledge().await,
+            1 => {
+                // What the gateway may send.
+                let window = u32::try_from(length).unwrap().to_be_bytes();
+                let size = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window].concat();
+                instance.send(SETTINGS, 0, 0, &size).await;
+            }
+            2 => instance.send(0x6, 0, 0, &[7; 8]).await,
+            3 => instance.send(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 9]).await,
+            // Of a kind that nobody knows.
+            4 => instance.send(0xfa, 0xff, stream, &vec![3; length]).await,
+            5 if reset.insert(stream) => instance.send(0x3, 0, stream, &[0, 0, 0, 8]).await,
+            _ if reset.contains(&stream) => {}
+            _ => instance.data(stream, length, padding).await,
+        }
+    }
+    if is_last_word {
+        let last = (2 * streams - 1).to_be_bytes();
+        instance.send(0x7, 0, 0, &[last, [0; 4]].concat()).await;
+    }
+    for (stream, reader) in readers {
+        if reset.contains(&stream) {
+            assert!(!reader.await.unwrap().1);
+            continue;
+        }
+        // Several windows more, to see that they go on.
+        for _ in 0..3 * WINDOW / FRAME {
+            instance.data(stream, FRAME as usize, None).await;
+        }
+        instance.send(DATA, 1, stream, &[]).await;
+        let sent = instance.sent[&stream];
+        assert_eq!(reader.await.unwrap(), (sent, true), "stream {stream}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_an_instance_does_a_stream_that_is_read_goes_on(
+        streams in 1_u32..5,
+        deeds in prop::collection::vec(
+            (0_u8..14, 0_u32..5, 0_usize..16_000, prop::option::of(any::<u8>())),
+            0..60,
+        ),
+        is_last_word in any::<bool>(),
+    ) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(play(streams, deeds, is_last_word));
+    }
+
+    #[test]
+    fn no_more_waits_behind_what_was_taken_than_is_counted(taken in 0..3 * WINDOW as usize) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let tasks = TaskTracker::new();
+            let (mut stream, mut body) = response(&tasks).await;
+            let (mut sent, mut had) = (0, 0);
+            // As much as the instance may send, until the reader has what it takes and some time has passed.
+            loop {
+                stream.reserve_capacity(ALL);
+                for _ in 0..50 {
+                    tokio::task::yield_now().await;
+                }
+                let part = stream.capacity().min(FRAME as usize);
+                if part > 0 {
+                    stream.send_data(vec![0; part].into(), false).unwrap();
+                    sent += part;
+                } else if had >= taken {
+                    break;
+                }
+                if had < taken {
+                    let data = body.data().await.unwrap().unwrap();
+                    body.flow_control().release_capacity(data.len()).unwrap();
+                    had += data.len();
+                }
+            }
+            prop_assert!(sent - had <= backlog(had), "{sent} {had}");
+            Ok::<_, TestCaseError>(())
+        })?;
     }
 }

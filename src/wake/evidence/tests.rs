@@ -164,3 +164,47 @@ async fn an_idle_timeout_that_cannot_be_read_is_a_short_one_and_wakes_all_the_sa
         }
     }
 }
+
+#[tokio::test]
+async fn a_description_of_no_use_is_kept_with_what_is_wrong_with_it() {
+    let said = |members: Value| {
+        let mut described = json!({ "id": ID, "name": "shop", "state": "Running" });
+        let members = members.as_object().unwrap().clone();
+        described.as_object_mut().unwrap().extend(members);
+        let described: wire::Instance = serde_json::from_value(described).unwrap();
+        let answer = Seen::described(&id(), &described, Instant::now()).answer;
+        answer.map(|answer| answer.to_string())
+    };
+    for (members, expected) in [
+        (
+            json!({ "network": { "enabled": false } }),
+            "its networking is off",
+        ),
+        (
+            json!({ "network": { "enabled": true } }),
+            "the instance is Running without an address",
+        ),
+        (
+            json!({ "state": "Initializing", "network": { "ip": "" } }),
+            "the instance is Initializing without an address",
+        ),
+        (
+            json!({ "network": { "ip": "10.100.0.2/16" } }),
+            "its `network.ip` is not an IP address",
+        ),
+        (
+            json!({ "network": { "ip": "169.254.169.254" } }),
+            "its address 169.254.169.254 is one that is never connected to",
+        ),
+        (
+            json!({ "id": "iother", "name": "other" }),
+            "it describes another instance, `other` with the id `iother`",
+        ),
+    ] {
+        let expected = format!("get answered 200: {expected}");
+        assert_eq!(said(members.clone()), Some(expected), "{members}");
+    }
+    let well = json!({ "network": { "enabled": true, "ip": "10.100.0.2" } });
+    assert_eq!(said(well), None);
+    assert_eq!(said(json!({ "state": "Standby" })), None);
+}

@@ -118,6 +118,20 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
 }
 
 #[tokio::test]
+async fn an_instance_is_woken_also_where_the_restores_answer_was_lost() {
+    let now = Instant::now();
+    for answer in [unsure(Doubt::Unreachable), asleep(Rest::Passing)] {
+        let mut machine = Machine::new(LIMITS, None);
+        let events = vec![wake_request(now), asleep(Rest::Standby), answer];
+        play(&mut machine, now, events);
+        let effects = play(&mut machine, now, vec![Event::PauseOver, awake(now)]);
+        assert!(matches!(effects[0], Effect::Publish { fresh: true, .. }));
+        let effects = machine.on(now, Event::Probed { open: true });
+        assert!(matches!(effects[0], Effect::Grant { woken: true, .. }));
+    }
+}
+
+#[tokio::test]
 async fn what_the_look_up_saw_asleep_is_restored_without_asking_again() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, Some(Evidence::Asleep(Rest::Standby)));

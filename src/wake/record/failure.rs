@@ -169,11 +169,16 @@ impl WakeFailure {
 impl PlaneAnswer {
     /// The control plane answered with a state that leads nowhere.
     pub fn of_state(operation: &'static str, state: &InstanceState) -> Self {
+        Self::of_use_to_nobody(operation, &format!("the instance is {state}"))
+    }
+
+    /// The control plane answered, and what it described leads nowhere for this reason.
+    pub fn of_use_to_nobody(operation: &'static str, why: &str) -> Self {
         Self {
             operation,
             status: Some(200),
             code: "".into(),
-            message: tidy(&format!("the instance is {state}"), MESSAGE),
+            message: tidy(why, MESSAGE),
         }
     }
 }

@@ -92,7 +92,8 @@ impl<T: Decode> Answer for Listed<T> {
 impl Answer for Nothing {
     const ACCEPT: &'static str = "*/*";
 
-    async fn read(_: &Terms, mut response: Response) -> Result<Self, Error> {
+    async fn read(terms: &Terms, mut response: Response) -> Result<Self, Error> {
+        terms.check_is_no_page(&response)?;
         // The status has said it all.
         let drain = async {
             let mut left = MAX_ERROR_BYTES;
@@ -111,7 +112,8 @@ impl Answer for Nothing {
 impl Answer for Stream {
     const ACCEPT: &'static str = "text/event-stream";
 
-    async fn read(_: &Terms, response: Response) -> Result<Self, Error> {
+    async fn read(terms: &Terms, response: Response) -> Result<Self, Error> {
+        terms.check_is_no_page(&response)?;
         Ok(Self(response))
     }
 }
@@ -180,6 +182,20 @@ impl Terms {
         Error::Decode {
             op: self.op,
             reason,
+        }
+    }
+
+    /// A web page for an answer is somebody else's, and no success: one before the server, say,
+    /// that wants a sign-in.
+    fn check_is_no_page(&self, response: &Response) -> Result<(), Error> {
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        let is_page = kind.is_some_and(|kind| {
+            let kind = kind.as_bytes().to_ascii_lowercase();
+            kind.starts_with(b"text/html")
+        });
+        match is_page {
+            true => Err(self.undecodable("it is a web page".to_owned())),
+            false => Ok(()),
         }
     }
 

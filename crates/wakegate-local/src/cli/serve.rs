@@ -1,9 +1,12 @@
 //! Runs the local control plane: `wakegate local`, `wakegate-local serve`.
 //!
-//! Guarantees: flags win over `local.toml`, and that over the defaults.
+//! Guarantees: flags win over `local.toml`, and that over the defaults; the end of the terminal is
+//! an end in good order, unless it was started so that it survives that.
 
 use std::net::SocketAddr;
 use std::path::Path;
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::LocalArguments;
 use super::driver::choose_driver;
@@ -20,6 +23,7 @@ pub async fn serve(
     out: fn(&str),
 ) -> Result<(), Failure> {
     descriptors::raise();
+    let hangup = hangup();
     let file = read_file(&arguments)?;
     let on_exit = match (arguments.on_exit, file.on_exit.as_deref()) {
         (Some(on_exit), _) => on_exit,
@@ -61,7 +65,36 @@ pub async fn serve(
         }
         None => out(&who_gets_in(server.address())),
     }
+    let shutdown = async {
+        tokio::select! {
+            () = shutdown => {}
+            () = hangup => {}
+        }
+    };
     server.run(shutdown).await.map_err(Failure::failed)
+}
+
+/// The end of the terminal, from this call on. Under `nohup` it is never heard of.
+fn hangup() -> impl Future<Output = ()> + Send {
+    let hangup = (!ignores_hangup()).then(|| signal(SignalKind::hangup()));
+    async {
+        match hangup {
+            Some(Ok(mut hangup)) => {
+                hangup.recv().await;
+            }
+            // Without a handler the signal keeps its default, which ends the process at once.
+            Some(Err(_)) | None => std::future::pending().await,
+        }
+    }
+}
+
+/// Whether whoever started this process has it ignore SIGHUP.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    // SIGHUP is the first signal.
+    ignored.is_some_and(|bits| bits & 1 == 1)
 }
 
 /// What is said of a server that asks for no token.

@@ -275,7 +275,10 @@ impl Store {
         let path = self.root.join("token");
         match fs::read_to_string(&path) {
             Ok(token) if !token.trim().is_empty() => Ok(token.trim().to_owned()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let which = format!("its file `token` cannot be read: {error}");
+                Err(io::Error::new(error.kind(), which))
+            }
             _ => {
                 let token = new_token().map_err(io::Error::other)?;
                 replace(&path, format!("{token}\n").as_bytes())?;
