@@ -227,7 +227,7 @@ impl<S: Service> Begun<S> {
             peer,
             service,
             share,
-        } = *self;
+        } = self;
         kept.is_of(share);
         let drain = &shared.drain;
         let own_limits = |from: &Downstream, idle_timeout| ConnectionLimits {
