@@ -133,7 +133,7 @@ impl Service for GatewayService {
             is_asking: from.is_asking && from.peer.is_none(),
             buffers: from.buffers.as_ref().filter(|_| from.peer.is_none()),
         };
-        Arc::clone(&self.gateway).handle(request, &arrival).await
+        self.gateway.handle(request, &arrival).await
     }
 
     fn refuse(&self, refusal: Refusal, from: &Downstream) -> Response<GatewayBody> {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use http::HeaderValue;
 
 use super::hexadecimal;
@@ -24,7 +25,8 @@ impl RequestId {
         for (digits, bytes) in eights.zip(random.as_chunks().0) {
             *digits = hexadecimal(*bytes);
         }
-        let value = HeaderValue::from_bytes(&text);
+        // Shared from the start: the instance's request says it, too.
+        let value = HeaderValue::from_maybe_shared(Bytes::from_owner(text));
         Self::of(value.unwrap_or_else(|_| HeaderValue::from_static("0")))
     }
 

@@ -18,8 +18,7 @@ use super::connection_cache::ConnectionCache;
 use super::peer_facts::{FromPeer, PeerFacts};
 use crate::acme::AcmeStore;
 use crate::client::Request;
-use crate::config::ReadyWhen;
-use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
+use crate::config::{ReadyWhen, ResponseConfig, RouteConfig, ServerConfig, ViaConfig};
 use crate::flow::ClientBuffers;
 use crate::hold::Hold;
 use crate::instance_tls::{TlsHop, TlsProfiles};
@@ -107,6 +106,17 @@ pub(super) struct RequestContext {
     pub(super) client: IpAddr,
     /// The client's `User-Agent`.
     pub(super) user_agent: Option<HeaderValue>,
+    /// What the server's settings say of it.
+    pub(super) terms: ServerTerms,
+}
+
+/// What the server's settings say of a request when its head is there. They may change meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ServerTerms {
+    /// Whether the peer's own forwarding fields are believed.
+    pub(super) is_trusted: bool,
+    /// The messages in which the gateway adds to `Via`.
+    pub(super) via: ViaConfig,
 }
 
 // === impl RawKind ===

@@ -27,7 +27,8 @@ use super::handshake::Handshake;
 use super::parking::Parking;
 use super::peer_facts;
 use super::pending_request::PendingRequest;
-use super::prepare::prepare;
+use super::prepare::{buffer_for, prepare};
+use super::request_body::read_beforehand;
 use super::request_log::RequestLog;
 use super::respond::max_age;
 use super::response_body::Content;
@@ -156,7 +157,10 @@ impl<P: ControlPlane> Gateway<P> {
         *extra = ExtraFields::of(&self.parts.response.load());
 
         let buffers = request.extensions().get::<ClientBuffers>().cloned();
-        let outgoing = prepare(request, &target, arrival, context, log).await?;
+        let mut outgoing = prepare(request, &target, arrival, context, log);
+        if let Some(limit) = buffer_for(&outgoing, &target) {
+            read_beforehand(&mut outgoing, limit, target.destination.deadline).await?;
+        }
         let destination = &target.destination;
         let hop = arrival.hop(&config, destination.port, destination.tls.clone());
         let switch = target.switch.take().ok_or(ProxyError::Handshake)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
-use super::context::{Arrival, RawKind, RequestContext};
+use super::context::{Arrival, RawKind, RequestContext, ServerTerms};
 use super::dispatch::{Sent, Transport, dispatch};
 use super::error::ProxyError;
 use super::error_response;
@@ -19,6 +19,7 @@ use super::parking::Parking;
 use super::request_log::{Kind, RequestLog};
 use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
+use crate::config::ViaConfig;
 use crate::flow::Reset;
 use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
@@ -82,7 +83,15 @@ impl<P: ControlPlane> Gateway<P> {
         let mut transaction = Transaction::new(
             &self.parts,
             Kind::Connection(kind),
-            (arrival.client.ip(), arrival.client.ip()),
+            (
+                arrival.client.ip(),
+                arrival.client.ip(),
+                // Nothing of either is said on it.
+                ServerTerms {
+                    is_trusted: false,
+                    via: ViaConfig::Off,
+                },
+            ),
             RequestId::generate(),
             None,
         );

@@ -10,8 +10,6 @@ use http::header::{CONTENT_LENGTH, HOST};
 use http::{HeaderValue, Method};
 
 use super::context::{Arrival, RequestContext};
-use super::error::ProxyError;
-use super::request_body::{buffered, gains_from_buffer};
 use super::request_log::RequestLog;
 use super::request_target::{adopt_authority, to_origin_form};
 use super::route::Target;
@@ -24,13 +22,13 @@ use crate::upstream::{
 };
 
 /// Makes the instance's request of the client's.
-pub(super) async fn prepare(
+pub(super) fn prepare(
     mut request: Request<RequestBody>,
     target: &Target,
     arrival: &Arrival<'_>,
     context: &RequestContext,
     log: &RequestLog,
-) -> Result<Outgoing, ProxyError> {
+) -> Outgoing {
     let config = target.destination.route.config();
     let forwarding = &config.forwarding;
     adopt_authority(&mut request);
@@ -63,19 +61,22 @@ pub(super) async fn prepare(
         let rules = TrailerRules::of_request(config);
         request.body_mut().obey(rules);
     }
-    let buffer = config.retry.buffer.0;
-    if buffer > 0 && gains_from_buffer(&request) {
-        let deadline = target.destination.deadline;
-        request = Box::pin(buffered(request, buffer, deadline)).await?;
-    }
     let is_upgrade = target.switch.is_some();
     let is_bound = target.fields.has(Field::Authorization);
     let is_bound = is_bound && has_bound_credentials(request.headers());
     let own = request.extensions().get::<ClientBuffers>();
     let buffers = arrival.buffers.or(own).cloned();
-    let outgoing = Outgoing::new(request, forwarded, is_upgrade, interim).counting(buffers);
-    let outgoing = outgoing.of_client(arrival.cache.client(), is_bound);
-    Ok(outgoing.spelled(forwarding.field_names))
+    let mut outgoing = Outgoing::new(request, forwarded, is_upgrade, interim);
+    outgoing.count_to(buffers);
+    outgoing.set_client(arrival.cache.client(), is_bound);
+    outgoing.spell(forwarding.field_names);
+    outgoing
+}
+
+/// The size of the body that is read beforehand, where that makes the request repeatable.
+pub(super) fn buffer_for(outgoing: &Outgoing, target: &Target) -> Option<usize> {
+    let limit = target.destination.route.config().retry.buffer.0;
+    (limit > 0 && outgoing.gains_from_buffer()).then_some(limit)
 }
 
 /// Makes a request's fields those that its instance is to get, by the rules of its route. The

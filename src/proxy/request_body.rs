@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::error::ProxyError;
 use crate::client::Request;
 use crate::config::{LimitsConfig, ServerConfig};
-use crate::upstream::{BodyError, Field, Fields, RequestBody};
+use crate::upstream::{BodyError, Field, Fields, Outgoing};
 
 /// The slowest rate at which a body may come, in bytes a second: the route's, or else the server's.
 /// Streams of gRPC may be silent for long, where their route says nothing.
@@ -31,20 +31,14 @@ pub(super) fn min_body_rate<B>(
     }
 }
 
-/// Whether it is of use to read the request's body beforehand: it could be sent again then.
-pub(super) fn gains_from_buffer(request: &Request<RequestBody>) -> bool {
-    request.method().is_idempotent() && !request.body().is_repeatable()
-}
-
-/// Reads a small body beforehand.
-pub(super) async fn buffered(
-    request: Request<RequestBody>,
+/// Reads a body of no more than `limit` bytes beforehand.
+pub(super) async fn read_beforehand(
+    outgoing: &mut Outgoing,
     limit: usize,
     deadline: Instant,
-) -> Result<Request<RequestBody>, ProxyError> {
-    let (head, body) = request.split();
-    match timeout_at(deadline, body.buffer(limit, head.extensions())).await {
-        Ok(Ok(body)) => Ok(head.map(|()| body)),
+) -> Result<(), ProxyError> {
+    match timeout_at(deadline, outgoing.read_beforehand(limit)).await {
+        Ok(Ok(())) => Ok(()),
         Ok(Err(BodyError::Client(_))) => Err(ProxyError::BodyBroke),
         Ok(Err(BodyError::TooSlow)) | Err(_) => Err(ProxyError::BodyTooSlow),
     }

@@ -45,19 +45,16 @@ impl<P: ControlPlane> Gateway<P> {
         arrival: &Arrival<'_>,
         log: &mut RequestLog,
     ) -> Result<Arc<CachedTarget>, ProxyError> {
-        let cache = arrival.cache;
+        if let Some(known) = known(destination, arrival, log) {
+            return Ok(known);
+        }
         let (plane, name) = (destination.plane, &destination.instance);
-        let place = (plane, destination.port);
-        let resolved = match cache.target(place, name) {
-            Some(cached) => cached,
-            None => {
-                let finding = self.find(destination, arrival.from_peer, destination.timeout);
-                let instance = finding.await?;
-                let gate = self.gate(&instance, destination.port);
-                let pseudonym = self.pseudonyms.of(plane, name);
-                cache.remember(place, (name, pseudonym), instance, gate)
-            }
-        };
+        let finding = self.find(destination, arrival.from_peer, destination.timeout);
+        let instance = finding.await?;
+        let gate = self.gate(&instance, destination.port);
+        let pseudonym = self.pseudonyms.of(plane, name);
+        let (place, named) = ((plane, destination.port), (name, pseudonym));
+        let resolved = arrival.cache.remember(place, named, instance, gate);
         log.instance = Some(Arc::clone(&resolved.instance));
         Ok(resolved)
     }
@@ -124,6 +121,18 @@ impl<P: ControlPlane> Gateway<P> {
         }
         Ok(result?)
     }
+}
+
+/// The instance and the gate that an earlier request of the connection has found.
+pub(super) fn known(
+    destination: &Destination,
+    arrival: &Arrival<'_>,
+    log: &mut RequestLog,
+) -> Option<Arc<CachedTarget>> {
+    let place = (destination.plane, destination.port);
+    let known = arrival.cache.target(place, &destination.instance)?;
+    log.instance = Some(Arc::clone(&known.instance));
+    Some(known)
 }
 
 // === impl NameLookUp ===

@@ -68,7 +68,7 @@ impl<P: ControlPlane> Gateway<P> {
     pub(super) fn respond(
         &self,
         sent: Sent<InstanceResponse<UpstreamBody>>,
-        mut target: Target,
+        target: &mut Target,
         arrival: &Arrival<'_>,
         (instance, park): (&Arc<Instance>, Option<Box<Parking<P>>>),
         extra: &mut ExtraFields,
@@ -88,16 +88,13 @@ impl<P: ControlPlane> Gateway<P> {
             self.preflights
                 .remember(instance.id(), preflight, &response);
         }
-        let config = self.parts.response.load();
-        *extra = ExtraFields {
-            // The other member takes it away again, if its clients are not to see it.
-            wake: config.wake_header || arrival.facts().is_some(),
-            server_timing: config.server_timing,
-        };
+        *extra = ExtraFields::of(&self.parts.response.load());
         let origin = Origin::Instance((Arc::clone(instance), endpoint), slot);
         if arrival.facts().is_none() {
-            return self.finish(response, fields, target, (origin, park));
+            return self.finish(response, fields, target, (origin, park), extra.wake);
         }
+        // The other member takes it away again, if its clients are not to see it.
+        extra.wake = true;
         // What is said to the client is the other member's to say.
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -122,28 +119,30 @@ impl<P: ControlPlane> Gateway<P> {
     pub(super) fn finish_response(
         &self,
         response: InstanceResponse<UpstreamBody>,
-        target: Target,
+        target: &mut Target,
         may_park: bool,
     ) -> Result<Response<Content>, ProxyError> {
         let fields = Fields::of_response(&response);
-        self.finish(response, fields, target, (Origin::Peer(may_park), None))
+        let from = (Origin::Peer(may_park), None);
+        let says_wake = self.parts.response.load().wake_header;
+        self.finish(response, fields, target, from, says_wake)
     }
 
-    /// The client's response, by the rules of its route.
+    /// The client's response, by the rules of its route, and whether the gateway says how it met a wake.
     fn finish(
         &self,
         mut response: InstanceResponse<UpstreamBody>,
         fields: Fields,
-        target: Target,
+        target: &mut Target,
         from: (Origin, Option<Box<Parking<P>>>),
+        says_wake: bool,
     ) -> Result<Response<Content>, ProxyError> {
-        let subprotocol = target.identity.subprotocol;
-        let tunnel_config = &target.destination.route.config().tunnel;
-        let tunnel = (tunnel_config, target.tunnel_place);
-        let hand_over = self.switch(target.switch, &mut response, from, tunnel)?;
+        let subprotocol = target.identity.subprotocol.take();
+        let config = target.destination.route.config();
+        let tunnel = (&config.tunnel, target.tunnel_place.take());
+        let hand_over = self.switch(target.switch.take(), &mut response, from, tunnel)?;
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
 
-        let config = target.destination.route.config();
         let forwarding = &config.forwarding;
         response.body_mut().obey(TrailerRules::of_response(config));
         let lines = response.lines_mut();
@@ -171,7 +170,7 @@ impl<P: ControlPlane> Gateway<P> {
             let headers = response.headers_mut();
             headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
         }
-        if self.parts.response.load().wake_header {
+        if says_wake {
             remove_own(&mut response, fields);
         } else if fields.has(Field::XRequestId) {
             response.remove(&X_REQUEST_ID);

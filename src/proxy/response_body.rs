@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use http_body_util::Full;
-use http1::FieldLines;
+use http1::{FieldLines, PassingFields};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
@@ -30,8 +30,9 @@ pub(super) enum Content {
     /// The instance's; the request is at the instance for as long as it lives.
     Upstream {
         body: UpstreamBody,
-        /// Those fields of its head that are still the lines that they came in.
-        lines: Option<FieldLines>,
+        /// The fields of its head, if they are still the lines that they came in. In their box: a response is
+        /// moved several times.
+        lines: Option<Box<PassingFields>>,
         /// Another host's instance has its places there.
         _slot: Option<Slot>,
     },
@@ -90,7 +91,7 @@ impl GatewayBody {
     /// those of its head here.
     pub fn take_lines(&mut self) -> Option<FieldLines> {
         match &mut self.content {
-            Content::Upstream { lines, .. } => lines.take(),
+            Content::Upstream { lines, .. } => lines.take()?.into_either().ok(),
             Content::Events(_) | Content::Switching(_) | Content::Own(_) | Content::Status(_) => {
                 None
             }
@@ -132,19 +133,17 @@ impl Drop for GatewayBody {
             return;
         };
         let nothing = Content::Own(Full::default());
-        match std::mem::replace(&mut self.content, nothing) {
-            Content::Switching(tunnel) => {
-                transaction.count();
-                transaction.let_head_go();
-                // Without a tunnel it ends here.
-                let _ended = tunnel.send(transaction);
-            }
-            Content::Upstream { .. }
-            | Content::Events(_)
-            | Content::Own(_)
-            | Content::Status(_) => {
-                transaction.log.complete |= is_complete;
-            }
+        if !matches!(self.content, Content::Switching(_)) {
+            transaction.log.complete |= is_complete;
+            // The request has left its instance when it is written down.
+            self.content = nothing;
+            return;
+        }
+        if let Content::Switching(tunnel) = std::mem::replace(&mut self.content, nothing) {
+            transaction.count();
+            transaction.let_head_go();
+            // Without a tunnel it ends here.
+            let _ended = tunnel.send(transaction);
         }
     }
 }

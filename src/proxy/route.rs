@@ -123,8 +123,7 @@ impl<P: ControlPlane> Gateway<P> {
         if switch.is_some() {
             fields = Fields::of_request(&request);
         }
-        let server = self.parts.server.load();
-        let is_trusted = facts.is_some() || server.trusts(peer);
+        let is_trusted = context.terms.is_trusted;
         let path = PathReadings::of(routed_path(&request)?);
         let found = self.find_route(&host.host, &path, arrival, log)?;
         let (
@@ -144,8 +143,11 @@ impl<P: ControlPlane> Gateway<P> {
             // The gateway alone calls it.
             return Err(RouteError::NoRoute.into());
         }
-        let rate = min_body_rate(&request, fields, &server, &config.limits);
-        let request = request.map(|body| RequestBody::new(body, rate));
+        let rate = request.body().is_some().then(|| {
+            let server = self.parts.server.load();
+            min_body_rate(&request, fields, &server, &config.limits)
+        });
+        let request = request.map(|body| RequestBody::new(body, rate.unwrap_or_default()));
         log.body_stats = request.body().body_stats();
         let forwarding = &config.forwarding;
         let has_forwarding = |field| fields.has(field) || fields.has(Field::Forwarded);
@@ -155,7 +157,8 @@ impl<P: ControlPlane> Gateway<P> {
                 && came_over_tls(request.headers());
         if forwarding.redirect_http.enabled && !is_secure && facts.is_none() {
             let own = (!is_trusted).then(|| self.tls_listeners.port(arrival.local));
-            let named = forwarding.redirect_http.port.or(server.https_port);
+            let named = forwarding.redirect_http.port;
+            let named = named.or_else(|| self.parts.server.load().https_port);
             let port = named.or(own.flatten());
             let redirect = HttpsRedirect::new(request.method(), &host.host, port, request.uri());
             return Err(ProxyError::Redirect(Box::new(redirect)));
@@ -193,7 +196,7 @@ impl<P: ControlPlane> Gateway<P> {
             tunnel_place: None,
             preflight,
             pseudonym,
-            via: server.via,
+            via: context.terms.via,
         };
         Ok((target, request))
     }

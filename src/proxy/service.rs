@@ -15,7 +15,7 @@ use http_body_util::Full;
 use super::admit::Admittance;
 use super::answer_locally::{is_health_check, resolved_in_time, unresolved_health};
 use super::client_address::named_client;
-use super::context::{Arrival, RawKind};
+use super::context::{Arrival, RawKind, ServerTerms};
 use super::dispatch::dispatch;
 use super::error::ProxyError;
 use super::error_response::{self, Accept, Audience};
@@ -25,8 +25,10 @@ use super::handshake::Handshake;
 use super::max_forwards::answer_last;
 use super::parking::Parking;
 use super::peer_facts::{self, NotTaken, PeerFacts, Raw};
-use super::prepare::prepare;
+use super::prepare::{buffer_for, prepare};
+use super::request_body::read_beforehand;
 use super::request_log::Kind;
+use super::resolve::known;
 use super::respond::is_event_stream;
 use super::response_body::{Content, GatewayBody};
 use super::to_peer::Passed;
@@ -48,7 +50,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// Answers one request. Dropping the future (the client left) gives everything back and cancels
     /// no wake.
     pub async fn handle(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         mut request: ClientRequest,
         arrival: &Arrival<'_>,
     ) -> Response<GatewayBody> {
@@ -158,13 +160,20 @@ impl<P: ControlPlane> Gateway<P> {
                 }
             }
         }
-        let resolving = self.resolve(&target.destination, arrival, log);
-        let resolved = match is_health_check(&target, &request) {
-            false => resolving.await?,
-            true => match resolved_in_time(resolving).await? {
-                Some(resolved) => resolved,
-                None => return Ok(unresolved_health()),
-            },
+        let resolved = match known(&target.destination, arrival, log) {
+            Some(known) => known,
+            None => {
+                let is_health_check = is_health_check(&target, &request);
+                // In a box: the connection's other requests find what this one has found.
+                let resolving = Box::pin(self.resolve(&target.destination, arrival, log));
+                match is_health_check {
+                    false => resolving.await?,
+                    true => match resolved_in_time(resolving).await? {
+                        Some(resolved) => resolved,
+                        None => return Ok(unresolved_health()),
+                    },
+                }
+            }
         };
         if !arrival.is_asking
             && let Some(answer) = self.answer_locally(&target, &resolved, &request)
@@ -205,22 +214,30 @@ impl<P: ControlPlane> Gateway<P> {
             // What it has compressed before is another connection's.
             request.headers_mut().remove(SEC_WEBSOCKET_EXTENSIONS);
         }
-        let mut outgoing = prepare(request, &target, arrival, context, log).await?;
+        let mut outgoing = prepare(request, &target, arrival, context, log);
+        if let Some(limit) = buffer_for(&outgoing, &target) {
+            let deadline = target.destination.deadline;
+            // In a box: most requests need none of it.
+            Box::pin(read_beforehand(&mut outgoing, limit, deadline)).await?;
+        }
         let hop = || arrival.hop(pending.route, pending.port, pending.tls.clone());
         let again = target.may_shake_hands_again().then(hop);
         let again = again.and_then(|hop| Handshake::of(&target, &outgoing, &hop));
         let upstream = &self.parts.upstream;
-        let sending = dispatch(
-            upstream,
-            &mut pending,
-            arrival,
-            admitted,
-            &mut outgoing,
-            wake,
-            log,
+        // In a box, which is written to at once: a request that is held has no room for it yet.
+        let sending = Box::write(
+            Box::new_uninit(),
+            dispatch(
+                upstream,
+                &mut pending,
+                arrival,
+                admitted,
+                &mut outgoing,
+                wake,
+                log,
+            ),
         );
-        // In a box: a request that is held has no room for it yet.
-        let sent = Box::pin(sending).await;
+        let sent = Box::into_pin(sending).await;
         if pending.renewals > 0 {
             log.instance = Some(Arc::clone(&pending.resolved.instance));
         }
@@ -239,7 +256,7 @@ impl<P: ControlPlane> Gateway<P> {
             Some(park.counting(buffers))
         });
         let park = park.flatten();
-        self.respond(sent, target, arrival, (&instance, park), extra)
+        self.respond(sent, &mut target, arrival, (&instance, park), extra)
     }
 
     /// Begins the transaction of a request with this head.
@@ -249,31 +266,33 @@ impl<P: ControlPlane> Gateway<P> {
         fields: Fields,
         (peer, facts): (IpAddr, Option<&PeerFacts>),
     ) -> Box<Transaction> {
-        let (client, is_trusted) = if let Some(facts) = facts {
-            (facts.named, true)
-        } else {
-            let server = self.parts.server.load();
-            let is_trusted = server.trusts(peer);
-            let is_named = fields.has(Field::XForwardedFor) || fields.has(Field::Forwarded);
-            let client = match is_trusted && is_named {
-                true => named_client(peer, request.headers(), |address| server.trusts(address)),
-                false => peer,
-            };
-            (client, is_trusted)
+        let server = self.parts.server.load();
+        let is_trusted = facts.is_some() || server.trusts(peer);
+        let is_named = fields.has(Field::XForwardedFor) || fields.has(Field::Forwarded);
+        let client = match facts {
+            Some(facts) => facts.named,
+            None if is_trusted && is_named => {
+                named_client(peer, request.headers(), |address| server.trusts(address))
+            }
+            None => peer,
         };
+        let via = server.via;
+        drop(server);
         let one = |field, name| fields.has(field).then(|| request.field(&name)).flatten();
         let request_id =
             RequestId::adopt_or_generate(one(Field::XRequestId, X_REQUEST_ID).as_ref());
         let user_agent = one(Field::UserAgent, USER_AGENT);
-        let from = (peer, client);
+        let from = (peer, client, ServerTerms { is_trusted, via });
         let kind = match facts.and_then(|facts| facts.raw) {
             None => Kind::Request,
             Some(Raw::Tls) => Kind::Connection(RawKind::Tls),
             Some(Raw::Tcp) => Kind::Connection(RawKind::Tcp),
         };
-        let transaction = Transaction::new(&self.parts, kind, from, request_id, user_agent);
         // It is large, and not to be moved about.
-        let mut transaction = Box::new(transaction);
+        let mut transaction = Box::write(
+            Box::new_uninit(),
+            Transaction::new(&self.parts, kind, from, request_id, user_agent),
+        );
         let log = &mut transaction.log;
         log.method = request.method().clone();
         log.target = request.uri().path_and_query().cloned();

@@ -133,7 +133,7 @@ impl<P: ControlPlane> Gateway<P> {
                     None => return here(spare, target, &request),
                 }
             };
-            let answered = self.respond_for_peer(response, target, arrival, wake, extra, log);
+            let answered = self.respond_for_peer(response, &mut target, arrival, wake, extra, log);
             answered.map(Passed::Answered)
         }
     }
@@ -167,7 +167,7 @@ impl<P: ControlPlane> Gateway<P> {
     fn respond_for_peer(
         &self,
         mut response: Response<UpstreamBody>,
-        target: Target,
+        target: &mut Target,
         arrival: &Arrival<'_>,
         wake: &mut WakeInfo,
         extra: &mut ExtraFields,

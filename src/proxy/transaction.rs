@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::context::{GatewayParts, RequestContext};
+use super::context::{GatewayParts, RequestContext, ServerTerms};
 use super::request_log::{Kind, RequestLog};
 use super::wake_info::WakeInfo;
 use crate::config::ResponseConfig;
@@ -47,11 +47,11 @@ pub(super) fn copied(value: &HeaderValue) -> Option<HeaderValue> {
 // === impl Transaction ===
 
 impl Transaction {
-    /// A transaction that begins now, of `client` by `peer`.
+    /// A transaction that begins now, of `client` by `peer`, under these terms.
     pub(super) fn new<P>(
         parts: &GatewayParts<P>,
         kind: Kind,
-        (peer, client): (IpAddr, IpAddr),
+        (peer, client, terms): (IpAddr, IpAddr, ServerTerms),
         request_id: RequestId,
         user_agent: Option<HeaderValue>,
     ) -> Self {
@@ -62,6 +62,7 @@ impl Transaction {
                 peer,
                 client,
                 user_agent,
+                terms,
             },
             wake: WakeInfo::default(),
             extra: ExtraFields::default(),

@@ -30,11 +30,14 @@ pub enum Field {
     Connection,
     ContentType,
     Cookie,
+    /// A cookie in more than one field, as HTTP/2 may split it.
+    CookieCrumbs,
     Expect,
     /// A forwarding field that the gateway has no value for.
     ForeignForwarding,
     Forwarded,
     GrpcTimeout,
+    Host,
     MaxForwards,
     /// What members of a fleet say to each other, and what a gateway says of a parked connection.
     OfPeers,
@@ -106,6 +109,9 @@ impl Fields {
         // What stands between name and value, and at the end.
         self.bytes += name.len() + value.len() + 4;
         if let Some(field) = Field::named(name) {
+            if field == Field::Cookie && self.has(field) {
+                self.present |= Field::CookieCrumbs.bit();
+            }
             self.present |= field.bit();
         }
     }
@@ -152,6 +158,7 @@ impl Field {
         Some(match (name.len(), *name.first()?, name) {
             (2, b't', b"te") => Self::Te,
             (3, b'v', b"via") => Self::Via,
+            (4, b'h', b"host") => Self::Host,
             (6, b'a', b"accept") => Self::Accept,
             (6, b'c', b"cookie") => Self::Cookie,
             (6, b'e', b"expect") => Self::Expect,
@@ -173,6 +180,8 @@ impl Field {
             (12, b'm', b"max-forwards") => Self::MaxForwards,
             (12, b'x', b"x-request-id") => Self::XRequestId,
             (13, b'a', b"authorization") => Self::Authorization,
+            // Nearly every response has it, and the guard of names does not mind it.
+            (14, b'c', b"content-length") => return None,
             (15, b'x', b"x-wakegate-hold") => Self::XWakegateHold,
             (15, b'x', b"x-wakegate-wake") => Self::XWakegateWake,
             (15, b'x', b"x-forwarded-for") => Self::XForwardedFor,
@@ -245,6 +254,7 @@ mod tests {
             ("te", Field::Te),
             ("Accept", Field::Accept),
             ("cookie", Field::Cookie),
+            ("host", Field::Host),
             ("expect", Field::Expect),
             ("authorization", Field::Authorization),
             ("prefer", Field::Prefer),
@@ -297,7 +307,20 @@ mod tests {
             assert_eq!((fields.present, fields.bytes()), (field.bit(), length + 5));
             assert!(fields.has(field));
         }
-        let other = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("a.b"))]);
+        let other =
+            ["content-length", "date"].map(|name| (name.parse().unwrap(), "1".parse().unwrap()));
+        let other: HeaderMap = HeaderMap::from_iter(other);
         assert_eq!(Fields::of(&other).present, 0);
+    }
+
+    #[test]
+    fn a_cookie_in_several_fields_is_told_from_one_in_one() {
+        let mut headers = HeaderMap::new();
+        for is_split in [false, true] {
+            headers.append("cookie", HeaderValue::from_static("a=b"));
+            let fields = Fields::of(&headers);
+            assert!(fields.has(Field::Cookie));
+            assert_eq!(fields.has(Field::CookieCrumbs), is_split);
+        }
     }
 }

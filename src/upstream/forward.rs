@@ -257,12 +257,12 @@ impl Upstream {
                 (None, Some(_)) => UpstreamUse::Probe,
                 (None, None) => UpstreamUse::New,
             };
-            let (mut connection, idle_for) = match taken {
-                Some(taken) => taken,
+            let (mut connection, idle_since) = match taken {
+                Some((connection, since)) => (connection, Some(since)),
                 None => {
                     let dialled = Box::pin(self.dial(endpoint, hop, given.take())).await;
                     let dialled = dialled.map_err(ForwardError::of_connecting)?;
-                    (dialled, Duration::ZERO)
+                    (dialled, None)
                 }
             };
             self.metrics.count_upstream_use(used);
@@ -297,8 +297,10 @@ impl Upstream {
                     if matches!(error, ForwardError::Unsent) {
                         request.keep_unsent(sending);
                     }
-                    if error.is_of_a_dead_connection() {
-                        pool.distrust(idle_for);
+                    if error.is_of_a_dead_connection()
+                        && let Some(since) = idle_since
+                    {
+                        pool.distrust(now.saturating_duration_since(since));
                     }
                     // A pooled connection that the instance has closed meanwhile costs nothing but
                     // a look at the next one.

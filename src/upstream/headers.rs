@@ -47,13 +47,14 @@ const HOP_BY_HOP: [(Field, HeaderName); 9] = [
 /// The options of `Connection` that are about the connection itself, and are no names of fields.
 const OPTIONS: [&str; 3] = ["close", "keep-alive", "upgrade"];
 /// The fields that need nothing but to be left out, or nothing at all.
-const PASSING: [Field; 12] = [
+const PASSING: [Field; 13] = [
     Field::Accept,
     Field::Authorization,
     Field::Connection,
     Field::ContentType,
     Field::Cookie,
     Field::GrpcTimeout,
+    Field::Host,
     Field::MaxForwards,
     Field::OfThisHop,
     Field::Prefer,
@@ -177,7 +178,7 @@ fn prepare_for_next_hop(headers: &mut HeaderMap, fields: Fields) {
     let trailers = |token: &[u8]| token.eq_ignore_ascii_case(b"trailers");
     let wants_trailers = fields.has(Field::Te) && tokens(headers, &TE).any(trailers);
     strip_hop_by_hop(headers, fields);
-    if fields.has(Field::Cookie) {
+    if fields.has(Field::CookieCrumbs) {
         join_cookies(headers);
     }
     if fields.has(Field::Expect) {
@@ -259,8 +260,7 @@ pub fn prepare_lines(
 ) -> Option<ForwardedHeaders> {
     let is_simple = fields.has_only(&PASSING)
         && from.certificate.is_none()
-        && lines.values(HOST).next().is_some()
-        && !(fields.has(Field::Cookie) && lines.values(COOKIE).nth(1).is_some())
+        && fields.has(Field::Host)
         && (!fields.has(Field::Connection) || lines.values(CONNECTION).all(has_only_options));
     if !is_simple {
         return None;

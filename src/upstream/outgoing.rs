@@ -17,7 +17,7 @@ use super::field_names::spelled;
 use super::forwarded::ForwardedHeaders;
 use super::h1::Sending;
 use super::headers::prepare_interim;
-use super::request_body::RequestBody;
+use super::request_body::{BodyError, RequestBody};
 use super::response_clock::ResponseClock;
 use crate::client::{OriginalNames, Request};
 use crate::config::FieldNames;
@@ -56,7 +56,7 @@ impl Outgoing {
     ) -> Self {
         let (head, body) = request.into().split();
         Self {
-            repeatable: head.method().is_idempotent() && !upgrade && body.is_repeatable(),
+            repeatable: is_repeatable(&head, &body, upgrade),
             head,
             forwarded,
             body,
@@ -75,24 +75,33 @@ impl Outgoing {
         self.repeatable
     }
 
-    /// The same, which has come over `client`, and may have brought credentials that are for a
-    /// whole connection.
-    pub fn of_client(mut self, client: ClientConnection, has_bound_credentials: bool) -> Self {
+    /// Whether it could arrive twice if its body were read beforehand.
+    pub fn gains_from_buffer(&self) -> bool {
+        self.head.method().is_idempotent() && !self.body.is_repeatable()
+    }
+
+    /// Reads its body beforehand, if that has no more than so many bytes.
+    pub async fn read_beforehand(&mut self, limit: usize) -> Result<(), BodyError> {
+        let body = take(&mut self.body);
+        self.body = body.buffer(limit, self.head.extensions()).await?;
+        self.repeatable = is_repeatable(&self.head, &self.body, self.upgrade);
+        Ok(())
+    }
+
+    /// It has come over `client`, and may have brought credentials that are for a whole connection.
+    pub fn set_client(&mut self, client: ClientConnection, has_bound_credentials: bool) {
         self.client = Some(client);
         self.has_bound_credentials = has_bound_credentials;
-        self
     }
 
-    /// The same, whose body, and whose response's head while it comes, count to this side of the budget.
-    pub fn counting(mut self, buffers: Option<ClientBuffers>) -> Self {
+    /// Its body, and its response's head while it comes, count to this side of the budget.
+    pub fn count_to(&mut self, buffers: Option<ClientBuffers>) {
         self.buffers = buffers;
-        self
     }
 
-    /// The same, the names of whose fields are spelled by this rule.
-    pub fn spelled(mut self, field_names: FieldNames) -> Self {
+    /// The names of its fields are spelled by this rule.
+    pub fn spell(&mut self, field_names: FieldNames) {
         self.field_names = field_names;
-        self
     }
 
     /// The same once more, if it is a handshake alone; nobody waits for its 1xx responses.
@@ -230,6 +239,11 @@ impl Outgoing {
     pub(super) fn give_back(&mut self, request: http::Request<RequestBody>) {
         (self.head, self.body) = Request::from(request).split();
     }
+}
+
+/// Whether a request may arrive twice.
+fn is_repeatable(head: &Request<()>, body: &RequestBody, upgrade: bool) -> bool {
+    head.method().is_idempotent() && !upgrade && body.is_repeatable()
 }
 
 fn pass(sink: &InterimSink, status: StatusCode, fields: &HeaderMap) {

@@ -186,19 +186,18 @@ impl Pool {
         }
     }
 
-    /// An HTTP/1.1 connection that can take a request of `client` `now`.
+    /// An HTTP/1.1 connection that can take a request of `client` `now`, and since when it is idle.
     pub(super) fn take_connection(
         &self,
         now: Instant,
         client: Option<ClientConnection>,
-    ) -> Option<(Box<Connection>, Duration)> {
+    ) -> Option<(Box<Connection>, Instant)> {
         let mut no_wake = Context::from_waker(Waker::noop());
         let limit = self.limits.idle_timeout;
         self.change(|idle| {
             while let Some((mut connection, since)) = idle.pop(client) {
-                let idle_for = now.saturating_duration_since(since);
-                if connection.reusable_since(&mut no_wake).is_some() && idle_for < limit {
-                    return Some((connection, idle_for));
+                if connection.reusable_since(&mut no_wake).is_some() && now < since + limit {
+                    return Some((connection, since));
                 }
             }
             None

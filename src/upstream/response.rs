@@ -91,12 +91,12 @@ impl<B> InstanceResponse<B> {
         }
     }
 
-    /// The response for the client: `change` gets the body and those of its fields that are still
-    /// lines, which are not among those of the head.
-    pub fn pass<C>(self, change: impl FnOnce(B, Option<FieldLines>) -> C) -> Response<C> {
-        let (lines, headers) = match self.fields.into_either() {
-            Ok(lines) => (Some(lines), None),
-            Err(headers) => (None, Some(headers)),
+    /// The response for the client: `change` gets the body and its fields, if they are still lines, which
+    /// are not among those of the head then.
+    pub fn pass<C>(self, change: impl FnOnce(B, Option<Box<PassingFields>>) -> C) -> Response<C> {
+        let (lines, headers) = match self.fields.lines() {
+            Some(_) => (Some(self.fields), None),
+            None => (None, self.fields.into_either().err()),
         };
         let mut response = Response::new(change(self.body, lines));
         *response.status_mut() = self.status;

@@ -41,9 +41,10 @@ const BEFORE_A_BODY: [&str; 22] = [
 /// What the gateway says of itself to clients.
 const OURS: &str = "x-wakegate-";
 
-/// The rules of the route that a message belongs to, as far as they are about trailers, too.
+/// The rules of the route that a message belongs to, as far as they are about trailers, too. In a box: most
+/// routes have none.
 #[derive(Debug, Clone, Default)]
-pub struct TrailerRules(Option<(Arc<RouteConfig>, Direction)>);
+pub struct TrailerRules(Option<Box<(Arc<RouteConfig>, Direction)>>);
 
 #[derive(Debug, Clone, Copy)]
 enum Direction {
@@ -58,17 +59,17 @@ impl TrailerRules {
     pub fn of_request(route: &Arc<RouteConfig>) -> Self {
         let forwarding = &route.forwarding;
         let has_rules = !forwarding.request_headers.is_empty() || forwarding.auth.is_some();
-        Self(has_rules.then(|| (Arc::clone(route), Direction::Request)))
+        Self(has_rules.then(|| Box::new((Arc::clone(route), Direction::Request))))
     }
 
     /// The rules for a response, if the route has some.
     pub fn of_response(route: &Arc<RouteConfig>) -> Self {
         let has_rules = !route.forwarding.response_headers.is_empty();
-        Self(has_rules.then(|| (Arc::clone(route), Direction::Response)))
+        Self(has_rules.then(|| Box::new((Arc::clone(route), Direction::Response))))
     }
 
     fn forbid(&self, name: &str) -> bool {
-        let Some((route, direction)) = &self.0 else {
+        let Some((route, direction)) = self.0.as_deref() else {
             return false;
         };
         let forwarding = &route.forwarding;

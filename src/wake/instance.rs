@@ -306,10 +306,11 @@ impl<S> Instance<S> {
     pub fn warm_at(&self, target: &Target, now: Instant) -> Option<Endpoint> {
         let endpoint = self.awake.load();
         let endpoint: &Endpoint = endpoint.as_ref()?;
-        if !endpoint.is_ready(target) || !endpoint.is_leased(now) || endpoint.is_resting() {
+        let now = endpoint.nanos(now);
+        if !endpoint.is_ready(target) || !endpoint.is_leased_at(now) || endpoint.is_resting() {
             return None;
         }
-        if endpoint.wants_verification(now) && self.commands.try_send(Command::Verify).is_err() {
+        if endpoint.wants_verification_at(now) && self.commands.try_send(Command::Verify).is_err() {
             endpoint.unverify(Duration::ZERO);
         }
         Some(endpoint.clone())

@@ -16,6 +16,7 @@
 //! was out of reach meanwhile.
 
 mod quiet;
+mod terms;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::quiet::QuietLook;
+pub use self::terms::LeaseTerms;
+use self::terms::{Terms, nanos};
 use super::belongings::Belongings;
 use super::parking::Parking;
 use super::target::Target;
@@ -45,15 +48,6 @@ const ASK_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_s
 
 /// As many ports are remembered to have answered.
 const MOST_READY: usize = 64;
-
-/// What the instance's policy means for a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeaseTerms {
-    /// The policy's idle timeout; `None` when it never sleeps by itself.
-    pub idle_timeout: Option<Duration>,
-    /// Whether our connections count for it (an ignore list may leave them out).
-    pub counts: bool,
-}
 
 /// One epoch of one instance. Cheap to clone.
 #[derive(Clone)]
@@ -70,11 +64,12 @@ struct Epoch {
     instance: InstanceId,
     number: u64,
     ip: IpAddr,
-    verify_interval: Duration,
+    /// In nanoseconds, as the times below.
+    verify_interval: u64,
     began: Instant,
     /// Times below are nanoseconds since this, so that zero is "never".
     base: Instant,
-    terms: ArcSwap<LeaseTerms>,
+    terms: Terms,
     /// Targets that answered.
     ready: ArcSwap<Vec<Target>>,
     open: AtomicUsize,
@@ -141,22 +136,6 @@ pub(super) struct EpochInit {
     pub(super) asked_at: Instant,
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-// === impl LeaseTerms ===
-
-impl LeaseTerms {
-    /// How much earlier than the server we take a lease to end: a second or a tenth, and half of a
-    /// very short one.
-    pub fn margin(idle_timeout: Duration) -> Duration {
-        (idle_timeout / 10)
-            .max(Duration::from_secs(1))
-            .min(idle_timeout / 2)
-    }
-}
-
 // === impl Endpoint ===
 
 impl Endpoint {
@@ -168,10 +147,10 @@ impl Endpoint {
             instance: init.instance,
             number: init.number,
             ip: init.ip,
-            verify_interval,
+            verify_interval: nanos(verify_interval),
             began: now,
             base: base.checked_sub(second).unwrap_or(base),
-            terms: ArcSwap::from_pointee(init.terms),
+            terms: Terms::of(init.terms),
             ready: ArcSwap::default(),
             open: AtomicUsize::new(0),
             quiet: AtomicUsize::new(0),
@@ -223,7 +202,7 @@ impl Endpoint {
 
     /// The idle timeout of its policy.
     pub fn idle_timeout(&self) -> Option<Duration> {
-        self.0.terms.load().idle_timeout
+        self.0.terms.get().idle_timeout
     }
 
     /// Cancelled when the epoch is over, as the instance is known to be asleep, gone, at another
@@ -338,13 +317,18 @@ impl Endpoint {
         self.0.open.load(Ordering::Acquire)
     }
 
-    fn nanos(&self, at: Instant) -> u64 {
+    /// A time as the epoch counts it.
+    pub(super) fn nanos(&self, at: Instant) -> u64 {
         self.0.nanos(at)
     }
 
     /// Whether the instance cannot have gone to sleep by itself, nor to somebody else.
     pub fn is_leased(&self, now: Instant) -> bool {
-        let now = self.nanos(now);
+        self.is_leased_at(self.nanos(now))
+    }
+
+    /// The same at a time of [`Self::nanos`].
+    pub(super) fn is_leased_at(&self, now: u64) -> bool {
         self.is_confirmed_at(now) && self.is_in_term(now)
     }
 
@@ -356,11 +340,11 @@ impl Endpoint {
 
     /// Whether bytes came from the instance, or the control plane confirmed it, within `limit`.
     pub fn is_heard_within(&self, now: Instant, limit: Duration) -> bool {
-        !self.0.cut.is_cancelled() && self.confirmed_within(self.nanos(now), limit)
+        !self.0.cut.is_cancelled() && self.confirmed_within(self.nanos(now), nanos(limit))
     }
 
     fn is_in_term(&self, now: u64) -> bool {
-        let terms = self.0.terms.load();
+        let terms = self.0.terms.get();
         if terms.counts && self.open_connections() > 0 {
             return true;
         }
@@ -386,20 +370,24 @@ impl Endpoint {
         self.confirmed_within(now, self.0.verify_interval)
     }
 
-    fn confirmed_within(&self, now: u64, limit: Duration) -> bool {
+    fn confirmed_within(&self, now: u64, limit: u64) -> bool {
         let (verified, heard) = (&self.0.verified, &self.0.heard);
         let confirmed = verified
             .load(Ordering::Acquire)
             .max(heard.load(Ordering::Acquire));
-        now < confirmed.saturating_add(nanos(limit))
+        now < confirmed.saturating_add(limit)
     }
 
     /// Whether the lease has not been confirmed for the verify interval. Says so to one caller
     /// until the confirmation.
     pub fn wants_verification(&self, now: Instant) -> bool {
-        let now = self.nanos(now);
+        self.wants_verification_at(self.nanos(now))
+    }
+
+    /// The same at a time of [`Self::nanos`].
+    pub(super) fn wants_verification_at(&self, now: u64) -> bool {
         let age = now.saturating_sub(self.0.verified.load(Ordering::Acquire));
-        u128::from(age) >= self.0.verify_interval.as_nanos()
+        age >= self.0.verify_interval
             && now >= self.0.ask_after.load(Ordering::Acquire)
             && !self.0.verifying.swap(true, Ordering::AcqRel)
     }
@@ -446,9 +434,7 @@ impl Endpoint {
 
     /// The control plane confirmed it, in answer to a question asked at `asked_at`.
     pub(super) fn verify(&self, asked_at: Instant, terms: LeaseTerms) {
-        if **self.0.terms.load() != terms {
-            self.0.terms.store(Arc::new(terms));
-        }
+        self.0.terms.set(terms);
         self.confirm(asked_at);
         self.0.ask_after.store(0, Ordering::Release);
         self.0.verifying.store(false, Ordering::Release);
@@ -481,7 +467,7 @@ impl Endpoint {
     }
 
     pub(super) fn counts(&self) -> bool {
-        self.0.terms.load().counts
+        self.0.terms.get().counts
     }
 }
 

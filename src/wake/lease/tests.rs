@@ -74,7 +74,7 @@ async fn an_open_connection_is_a_lease_only_while_something_is_heard() {
     let mut connection = endpoint.open_connection();
     connection.established();
     pass(1).await;
-    endpoint.verify(Instant::now(), **endpoint.0.terms.load());
+    endpoint.verify(Instant::now(), endpoint.0.terms.get());
     let mut newer = endpoint.open_connection();
     pass(1).await;
     newer.established();
@@ -90,7 +90,7 @@ async fn an_open_connection_is_a_lease_only_while_something_is_heard() {
         !endpoint.is_leased(Instant::now()),
         "its address may be another's"
     );
-    endpoint.verify(Instant::now(), **endpoint.0.terms.load());
+    endpoint.verify(Instant::now(), endpoint.0.terms.get());
     assert!(endpoint.is_leased(Instant::now()));
 }
 
@@ -125,7 +125,7 @@ async fn a_silent_connection_is_noticed_until_the_instance_was_confirmed() {
     connection.sent(Instant::now());
     assert!(!endpoint.is_stalled(Instant::now(), limit));
     pass(11).await;
-    endpoint.verify(Instant::now(), **endpoint.0.terms.load());
+    endpoint.verify(Instant::now(), endpoint.0.terms.get());
     assert!(!endpoint.is_stalled(Instant::now(), limit));
     pass(11).await;
     assert!(endpoint.is_stalled(Instant::now(), limit));
@@ -186,7 +186,7 @@ async fn what_was_not_heard_from_lately_is_not_certainly_awake() {
     pass(2).await;
     assert!(!endpoint.is_heard_within(now(), two) && endpoint.is_leased(now()));
     let mut connection = endpoint.open_connection();
-    endpoint.verify(now(), **endpoint.0.terms.load());
+    endpoint.verify(now(), endpoint.0.terms.get());
     pass(1).await;
     connection.established();
     pass(2).await;
@@ -196,7 +196,7 @@ async fn what_was_not_heard_from_lately_is_not_certainly_awake() {
         !endpoint.is_heard_within(now(), two),
         "it may be a newcomer's word"
     );
-    endpoint.verify(now(), **endpoint.0.terms.load());
+    endpoint.verify(now(), endpoint.0.terms.get());
     pass(3).await;
     connection.heard(now());
     pass(1).await;
