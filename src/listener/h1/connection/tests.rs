@@ -83,7 +83,7 @@ async fn what_requests_found_out_is_kept_for_a_moment_and_the_idle_timeout_is_wh
     let serving = serve(far, from, Counting, &config, own, &drain);
     let asking = async {
         assert_eq!(ask(&mut client).await, "1");
-        sleep(REMEMBERED - Duration::from_millis(10)).await;
+        sleep(REMEMBERED * 9 / 10).await;
         assert_eq!(ask(&mut client).await, "2");
         sleep(REMEMBERED + Duration::from_millis(10)).await;
         assert_eq!(ask(&mut client).await, "1", "it has let go");
