@@ -307,7 +307,8 @@ mod tests {
             assert_eq!((fields.present, fields.bytes()), (field.bit(), length + 5));
             assert!(fields.has(field));
         }
-        let other = ["content-length", "date"].map(|name| (name.parse().unwrap(), "1".parse().unwrap()));
+        let other =
+            ["content-length", "date"].map(|name| (name.parse().unwrap(), "1".parse().unwrap()));
         let other: HeaderMap = HeaderMap::from_iter(other);
         assert_eq!(Fields::of(&other).present, 0);
     }

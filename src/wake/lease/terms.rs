@@ -76,7 +76,12 @@ mod tests {
         };
         let kept = Terms::of(terms(None, true));
         assert_eq!(kept.get(), terms(None, true));
-        for idle in [None, Some(Duration::ZERO), Some(Duration::from_nanos(1)), Some(Duration::from_secs(600))] {
+        for idle in [
+            None,
+            Some(Duration::ZERO),
+            Some(Duration::from_nanos(1)),
+            Some(Duration::from_secs(600)),
+        ] {
             for counts in [true, false] {
                 kept.set(terms(idle, counts));
                 assert_eq!(kept.get(), terms(idle, counts));
