@@ -48,7 +48,10 @@ impl Future for EndOfTurn {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match self.0 {
             State::New => match TURN.with(Turn::enter) {
-                None => Poll::Ready(()),
+                None => {
+                    self.0 = State::Over;
+                    Poll::Ready(())
+                }
                 Some(is_first) => {
                     self.0 = State::Waiting { is_first };
                     cx.waker().wake_by_ref();
