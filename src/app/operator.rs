@@ -14,7 +14,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::handle::{AppHandle, Running};
 use super::plane::{ObservedPlane, condition_of};
@@ -39,6 +39,8 @@ use hypeman::{GoDuration, InstanceId, InstanceRef};
 
 /// How long an operator's standby waits until the engine has noticed.
 const DOUBT: Duration = Duration::from_secs(1);
+/// How long control planes are waited for once a later one has the instance that is meant.
+const IN_ORDER: Duration = Duration::from_secs(1);
 
 /// Whether a wake is more than a question about the lease.
 fn is_waking(stage: WakeStage) -> bool {
@@ -179,31 +181,65 @@ impl Running {
         if planes.is_empty() {
             return Err(unknown("There is no such control plane.".to_owned()));
         }
-        // Where the last list has it there is nobody else to ask; otherwise all, side by side.
+        // Whoever comes after the first whose last list has it is asked only if that was wrong.
         let listed = planes
             .iter()
             .position(|(_, plane)| plane.lists(name.as_str()));
-        let listed: Vec<_> = listed.map(|at| planes.remove(at)).into_iter().collect();
-        let (wakes, name) = (&self.gateway.parts().wakes, &name);
-        let find = |index: PlaneIndex| async move {
-            let nobody = Ipv4Addr::UNSPECIFIED.into();
-            let found = wakes.find(index, name, patience, nobody).await;
-            found.map(|instance| (index, instance))
-        };
+        let rest = planes.split_off(listed.map_or(planes.len(), |at| at + 1));
         let mut why = WakeError::NotFound;
-        for part in [listed, planes] {
-            let asked = part.into_iter().map(|(index, _)| find(index));
-            let mut asked: FuturesUnordered<_> = asked.collect();
-            while let Some(answer) = asked.next().await {
-                match answer {
-                    Ok(found) => return Ok(found),
-                    // One that could not say leaves it open.
-                    Err(error) if error != WakeError::NotFound => why = error,
-                    Err(_) => {}
-                }
+        for part in [planes, rest] {
+            let indices: Vec<_> = part.into_iter().map(|(index, _)| index).collect();
+            match self.first_of(&indices, &name, patience).await {
+                Ok(found) => return Ok(found),
+                Err(WakeError::NotFound) => {}
+                Err(error) => why = error,
             }
         }
         Err(refused(why))
+    }
+
+    /// The first of these control planes that has an instance. All are asked side by side; those before one
+    /// that has it have [`IN_ORDER`] more to say whether they do.
+    async fn first_of(
+        &self,
+        planes: &[PlaneIndex],
+        name: &InstanceRef,
+        patience: Duration,
+    ) -> Result<(PlaneIndex, Arc<Instance>), WakeError> {
+        let wakes = &self.gateway.parts().wakes;
+        let find = |index: PlaneIndex| async move {
+            let nobody = Ipv4Addr::UNSPECIFIED.into();
+            (index, wakes.find(index, name, patience, nobody).await)
+        };
+        let mut silent = planes.to_vec();
+        let mut asked: FuturesUnordered<_> = planes.iter().copied().map(find).collect();
+        let (mut best, mut why) = (None::<(PlaneIndex, Arc<Instance>)>, WakeError::NotFound);
+        let mut due = None;
+        loop {
+            let answer = match due {
+                Some(due) => timeout_at(due, asked.next()).await.ok().flatten(),
+                None => asked.next().await,
+            };
+            let Some((index, answer)) = answer else {
+                return best.ok_or(why);
+            };
+            silent.retain(|other| *other != index);
+            match answer {
+                Ok(found) => {
+                    if best.as_ref().is_none_or(|(before, _)| index < *before) {
+                        best = Some((index, found));
+                    }
+                    due.get_or_insert_with(|| Instant::now() + IN_ORDER);
+                }
+                // One that could not say leaves it open.
+                Err(error) if error != WakeError::NotFound => why = error,
+                Err(_) => {}
+            }
+            if let Some(found) = best.take_if(|(index, _)| silent.iter().all(|other| other > index))
+            {
+                return Ok(found);
+            }
+        }
     }
 
     fn wake_rules(&self) -> RouteWakeConfig {

@@ -74,19 +74,21 @@ pub(super) fn admin_of(file: Option<&std::path::Path>) -> Result<AdminConfig, Fa
 fn base_of(given: &str) -> Result<String, Failure> {
     let url = reqwest::Url::parse(given).ok();
     let has_user = |url: &reqwest::Url| !url.username().is_empty() || url.password().is_some();
-    if url.as_ref().is_some_and(has_user) || given.contains('@') {
+    let is_meant = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    let is_url = url.as_ref().is_some_and(is_meant);
+    if url.as_ref().is_some_and(has_user) || !is_url && given.contains('@') {
         // Not repeated: whoever writes a password into it has not meant to publish it.
         return Err(Failure::failed(
             "the URL has a user name or password in it; the admin token comes from `--token-file`",
         ));
     }
-    let is_meant = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
-    if url.as_ref().is_some_and(is_meant) {
+    if is_url {
         return Ok(given.trim_end_matches('/').to_owned());
     }
     let with_scheme = format!("http://{given}");
+    let port = given.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
     let mend = match reqwest::Url::parse(&with_scheme) {
-        Ok(url) if url.port().is_some() && !given.contains("://") => with_scheme,
+        Ok(_) if matches!(port, Some(Ok(_))) && !given.contains("://") => with_scheme,
         Ok(_) | Err(_) => "http://127.0.0.1:9900".to_owned(),
     };
     Err(Failure::failed(format_args!(

@@ -24,5 +24,5 @@ pub use self::places::{ConnectionPlace, ConnectionPlaces};
 pub use self::reset::Reset;
 pub use self::send_timeout::SendTimeout;
 pub use self::trickle::Trickle;
-pub use self::turn::EndOfTurn;
+pub use self::turn::{EndOfTurn, in_one_task};
 pub use self::write_whole::poll_write_whole;

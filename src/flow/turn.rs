@@ -7,7 +7,7 @@
 //!
 //! Guarantees: what waits is woken behind the tasks that were ready before it, and waits for
 //! nothing else; on a worker that has nothing else to do nothing waits, but for one message in
-//! [`UNASKED`].
+//! [`UNASKED`], nor what [`in_one_task`] polls.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -18,14 +18,32 @@ const UNASKED: u32 = 16;
 
 thread_local! {
     /// What waits on this thread.
-    static TURN: Turn = const { Turn { waiting: Cell::new(0), unasked: Cell::new(0) } };
+    static TURN: Turn = const {
+        Turn { waiting: Cell::new(0), unasked: Cell::new(0), is_shared: Cell::new(false) }
+    };
 }
 
-/// The turn of a thread. Tasks that move to other threads make it wrong, and cost a turn.
+/// The turn of a thread. A task that waits on one thread and goes on on another makes its count wrong: each
+/// message of the first thread waits then. Workers' tasks stay where they are.
 struct Turn {
     waiting: Cell<u32>,
     /// So many more do not wait.
     unasked: Cell<u32>,
+    /// What is polled is one of many futures of a task.
+    is_shared: Cell<bool>,
+}
+
+/// Polls many futures of one task. None of them waits for the end of a turn: they are polled again before other
+/// tasks are.
+pub fn in_one_task<R>(poll: impl FnOnce() -> R) -> R {
+    struct Leaving(bool);
+    impl Drop for Leaving {
+        fn drop(&mut self) {
+            TURN.with(|turn| turn.is_shared.set(self.0));
+        }
+    }
+    let _leaving = Leaving(TURN.with(|turn| turn.is_shared.replace(true)));
+    poll()
 }
 
 /// Waits until what else was ready has had its turn.
@@ -81,6 +99,9 @@ impl Drop for EndOfTurn {
 impl Turn {
     /// Whether it is the first one to wait; `None` if it need not.
     fn enter(&self) -> Option<bool> {
+        if self.is_shared.get() {
+            return None;
+        }
         if let Some(rest) = self.unasked.get().checked_sub(1) {
             self.unasked.set(rest);
             return None;
@@ -147,5 +168,14 @@ mod tests {
         drop(second);
         assert!(!poll(&mut first), "its turn has come");
         assert!(!poll(&mut EndOfTurn::default()), "there is nobody else");
+    }
+
+    #[tokio::test]
+    async fn what_shares_its_task_with_others_does_not_wait() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut shared = EndOfTurn::default();
+        assert!(in_one_task(|| Pin::new(&mut shared).poll(&mut cx)).is_ready());
+        let mut own = EndOfTurn::default();
+        assert!(Pin::new(&mut own).poll(&mut cx).is_pending());
     }
 }

@@ -24,6 +24,8 @@ pub struct Declared {
     pub ports: BTreeMap<u16, bool>,
     /// Rules that cannot be served, and why not.
     pub problems: Vec<String>,
+    /// Hosts and ports of rules that ask for TLS where there is none: they are nobody else's.
+    withheld: BTreeSet<(String, u16)>,
 }
 
 // === impl Declared ===
@@ -48,9 +50,16 @@ impl Declared {
                 declared.problems.push(problem);
             }
             for rule in &ingress.rules {
-                let added = match rule.tls && !has_tls(rule.matches.port.unwrap_or(HTTP)) {
-                    // Its requests must not be served in clear instead; those of others may.
-                    true => Err("asks for TLS, and there is no [ingress.tls]".to_owned()),
+                let port = rule.matches.port.unwrap_or(HTTP);
+                let added = match rule.tls && !has_tls(port) {
+                    true => {
+                        // Its requests must not be served in clear instead; those of other hosts may.
+                        if let Ok(host) = HostPattern::parse(&rule.matches.hostname) {
+                            taken.insert((host.to_string(), port));
+                            declared.withheld.insert((host.to_string(), port));
+                        }
+                        Err("asks for TLS, and there is no [ingress.tls]".to_owned())
+                    }
                     false => declared.add(rule, &policy, &mut taken),
                 };
                 if let Err(problem) = added {
@@ -76,6 +85,7 @@ impl Declared {
         for route in other.routes {
             let host = route.host();
             let clash = route.listen_port.filter(|port| clashing.contains(port));
+            let is_withheld = |port| self.withheld.contains(&(host.to_owned(), port));
             if let Some(port) = clash {
                 // What asks for TLS must not be served in clear.
                 let problem = format!(
@@ -83,7 +93,7 @@ impl Declared {
                      where this one does not"
                 );
                 self.problems.push(problem);
-            } else if taken.contains(&place(&route)) {
+            } else if taken.contains(&place(&route)) || route.listen_port.is_some_and(is_withheld) {
                 let problem = format!("host `{host}`: another control plane declares it, too");
                 self.problems.push(problem);
             } else {
@@ -91,6 +101,7 @@ impl Declared {
             }
         }
         self.problems.extend(other.problems);
+        self.withheld.extend(other.withheld);
         self
     }
 
@@ -191,12 +202,22 @@ mod tests {
         let ingresses = [
             ingress("one", &serde_json::json!([rule("a.example.com", true)])),
             ingress("two", &serde_json::json!([rule("b.example.com", false)])),
+            // Nor does its host become somebody else's, in clear.
+            ingress("two-b", &serde_json::json!([rule("a.example.com", false)])),
         ];
         let wake = WakeConfig::default();
-        let declared = Declared::of(&ingresses, PlaneIndex(0), &wake, |_| false);
+        let mut declared = Declared::of(&ingresses, PlaneIndex(0), &wake, |_| false);
+        let other = Declared::of(&ingresses[2..], PlaneIndex(1), &wake, |_| false);
+        assert_eq!(other.routes.len(), 1);
+        declared = declared.and(other);
+        let host = "host `a.example.com`";
         assert_eq!(
             declared.problems,
-            ["ingress `one`, host `a.example.com`: asks for TLS, and there is no [ingress.tls]"]
+            [
+                format!("ingress `one`, {host}: asks for TLS, and there is no [ingress.tls]"),
+                format!("ingress `two-b`, {host}: another rule has this host at port 8443"),
+                format!("{host}: another control plane declares it, too"),
+            ]
         );
         assert_eq!(declared.ports, BTreeMap::from([(8443, false)]));
         let hosts: Vec<&str> = declared.routes.iter().map(|route| route.host()).collect();

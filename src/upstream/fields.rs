@@ -218,6 +218,19 @@ impl Field {
     }
 }
 
+/// Takes away the blanks around values. Those of HTTP/1.1 mean nothing; over HTTP/2 a value that has
+/// some is not to be passed on (RFC 9113 §8.2.1), and whoever gets it refuses the message.
+pub(super) fn trim_values(fields: &mut HeaderMap) {
+    for value in fields.values_mut() {
+        let bytes = value.as_bytes();
+        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = bytes {
+            // A part of what is valid is valid.
+            *value =
+                HeaderValue::from_bytes(bytes.trim_ascii()).unwrap_or(HeaderValue::from_static(""));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::header::FORWARDED;
@@ -321,6 +334,23 @@ mod tests {
             let fields = Fields::of(&headers);
             assert!(fields.has(Field::Cookie));
             assert_eq!(fields.has(Field::CookieCrumbs), is_split);
+        }
+    }
+
+    #[test]
+    fn a_value_has_no_blanks_around_it() {
+        for (came, expected) in [
+            (" a b\t", "a b"),
+            ("\ta", "a"),
+            ("a ", "a"),
+            (" ", ""),
+            ("", ""),
+            ("a", "a"),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert("x-a", HeaderValue::from_static(came));
+            trim_values(&mut fields);
+            assert_eq!(fields["x-a"], expected, "{came:?}");
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 use hyper::body::Frame;
 
+use super::fields::trim_values;
 use super::guarded::{is_alias, is_alias_of, is_guarded};
 use crate::config::RouteConfig;
 
@@ -116,6 +117,7 @@ fn clean(mut trailers: HeaderMap, rules: &TrailerRules) -> HeaderMap {
     for name in forbidden {
         trailers.remove(name);
     }
+    trim_values(&mut trailers);
     trailers
 }
 
@@ -123,6 +125,14 @@ fn clean(mut trailers: HeaderMap, rules: &TrailerRules) -> HeaderMap {
 mod tests {
     use super::*;
     use crate::config::{Variables, load};
+
+    #[test]
+    fn blanks_around_a_trailers_value_are_taken_away() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-message", "failed: ".parse().unwrap());
+        let cleaned = clean(trailers, &TrailerRules::default());
+        assert_eq!(cleaned["grpc-message"], "failed:");
+    }
 
     #[test]
     fn what_belongs_before_a_body_or_to_the_gateway_does_not_come_behind_it() {

@@ -180,7 +180,10 @@ impl Drop for Trouble<'_> {
             Some(error) => self.warnings.say(self.name, &PlaneAnswer::from(error)),
             // Who leaves sooner says nothing about the control plane.
             None if waited >= SILENCE => {
-                let why = format!("get: no answer in {} s", waited.as_secs());
+                let why = format!(
+                    "get: no answer, or no turn to ask, in {} s",
+                    waited.as_secs()
+                );
                 self.warnings.say(self.name, &why);
             }
             None => {}

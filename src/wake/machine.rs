@@ -288,6 +288,7 @@ impl Machine {
         }
         let until = attempt.deadline;
         let after_verb = matches!(attempt.step, Step::Restoring | Step::Starting);
+        attempt.woken |= after_verb;
         let (step, verb) = match rest {
             Rest::Stopped if !attempt.start_stopped => return self.refuse_lost(WakeError::Stopped),
             // After a verb this is a race with another operation: look again a little later.
@@ -301,8 +302,6 @@ impl Machine {
             Rest::Stopped => (Step::Starting, Effect::Start { until }),
             Rest::Passing => return self.pause_lost(now, Trouble::Transition),
         };
-        // Whatever becomes of the answer: awake after this, it has slept.
-        attempt.woken = true;
         attempt.booted = rest != Rest::Standby;
         (attempt.step, attempt.seen) = (step, None);
         let mut effects = self.lost();
@@ -315,8 +314,12 @@ impl Machine {
             return Vec::new();
         };
         let restoring = attempt.step == Step::Restoring;
-        attempt.woken |= matches!(doubt, Doubt::NoAddress { .. })
-            && matches!(attempt.step, Step::Restoring | Step::Starting);
+        // A refusal says that nothing was carried out; after any other answer it may have been.
+        let is_refused = matches!(
+            doubt,
+            Doubt::InvalidState | Doubt::NoCapacity | Doubt::NoSlot | Doubt::Unauthorized
+        );
+        attempt.woken |= !is_refused && matches!(attempt.step, Step::Restoring | Step::Starting);
         let trouble = Trouble::Doubt(doubt);
         match doubt {
             Doubt::Unauthorized => self.refuse(WakeError::Unauthorized),

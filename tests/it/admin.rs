@@ -513,6 +513,29 @@ async fn what_needs_no_token_is_read_by_no_page_elsewhere_and_a_wrong_path_is_a_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_control_planes_that_have_an_instance_the_first_is_meant_though_it_answers_last() {
+    let (first, second) = (Plane::start().await, Plane::start().await);
+    let meant = first.asleep(Wanted::hello("twin")).await;
+    let other = second.asleep(Wanted::hello("twin")).await;
+    first
+        .faults(r#"{ "slow_percent": 100, "slow_ms": 400 }"#)
+        .await;
+    let dir = tempfile::tempdir().unwrap();
+    let declared = second.declared_as("second", dir.path());
+    let (address, token) = (first.address, &first.token);
+    let gateway = Gateway::start_with(address, token, &declared, AccessSink::off()).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/api/instances/twin/wake", gateway.admin);
+    let answer = client.post(url).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(second.state(&other.id).await, InstanceState::Standby);
+    assert_eq!(first.state(&meant.id).await, InstanceState::Running);
+    gateway.stop().await;
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_control_plane_that_hangs_keeps_no_operator_from_another_ones_instance() {
     let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hung = hangs.local_addr().unwrap();

@@ -110,6 +110,8 @@ impl Body for StreamBody {
         match ready!(polled) {
             Some(Ok(data)) => {
                 let length = data.len();
+                // Its reader may not ask again for long: the next may be let go on instead.
+                me.place.leave();
                 me.unreleased += length;
                 me.left = me.left.map(|left| left.saturating_sub(length as u64));
                 me.flow.went(length);

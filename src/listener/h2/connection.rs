@@ -26,6 +26,7 @@ use super::gate::Gate;
 use super::keep_alive::KeepAlive;
 use crate::config::ServerConfig;
 use crate::drain::Drain;
+use crate::flow::in_one_task;
 use crate::listener::client_stream::ClientStream;
 use crate::listener::service::{Downstream, Service};
 use crate::listener::settings::ConnectionLimits;
@@ -270,7 +271,7 @@ where
             }
             if woken.streams || has_new {
                 let cx = &mut Context::from_waker(alarm.streams());
-                while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
+                in_one_task(|| while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {});
             }
             Poll::Pending
         })

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HOST};
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, uri};
+use http::{HeaderValue, Request, Response, Uri, Version, uri};
 use hyper::client::conn::http2;
 use hyper::rt::Executor as _;
 use hyper_util::rt::TokioTimer;
@@ -22,6 +22,7 @@ use super::{ForwardError, LastHop, Unanswered, Upstream};
 use crate::flow::ClientBuffers;
 use crate::instance_tls::InstanceStream;
 use crate::telemetry::UpstreamUse;
+use crate::upstream::fields::trim_values;
 use crate::upstream::h2_peer::{Heard, PeerLimits, UNKNOWN};
 use crate::upstream::h2_pool::{MAX_STREAMS, Stream};
 use crate::upstream::h2_stream::StreamToken;
@@ -270,19 +271,6 @@ fn of_pool(stream: Stream, pool: &Arc<Pool>) -> Taken {
     (stream.sender, token)
 }
 
-/// Takes away the blanks around values. Those of HTTP/1.1 mean nothing; over HTTP/2 a value that has
-/// some is not to be passed on (RFC 9113 §8.2.1), and clients refuse the response for it.
-fn trim_values(fields: &mut HeaderMap) {
-    for value in fields.values_mut() {
-        let bytes = value.as_bytes();
-        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = bytes {
-            // A part of what is valid is valid.
-            *value =
-                HeaderValue::from_bytes(bytes.trim_ascii()).unwrap_or(HeaderValue::from_static(""));
-        }
-    }
-}
-
 /// HTTP/2 names the host in the target, and has no Host (RFC 9113 §8.3.1); it has no options of a
 /// connection either, and `TE` needs none (RFC 9113 §8.2.2).
 fn to_h2(mut request: Request<RequestBody>, is_secure: bool) -> Request<RequestBody> {
@@ -304,26 +292,4 @@ fn to_h2(mut request: Request<RequestBody>, is_secure: bool) -> Request<RequestB
     }
     *request.version_mut() = Version::HTTP_2;
     request
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_has_no_blanks_around_it() {
-        for (came, expected) in [
-            (" a b\t", "a b"),
-            ("\ta", "a"),
-            ("a ", "a"),
-            (" ", ""),
-            ("", ""),
-            ("a", "a"),
-        ] {
-            let mut fields = HeaderMap::new();
-            fields.insert("x-a", HeaderValue::from_static(came));
-            trim_values(&mut fields);
-            assert_eq!(fields["x-a"], expected, "{came:?}");
-        }
-    }
 }
