@@ -3,6 +3,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::wake::lease::LeaseTerms;
 
+mod answers;
 mod looks;
 mod properties;
 
@@ -115,35 +116,6 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
             booted: false
         }]
     );
-}
-
-#[tokio::test]
-async fn an_instance_is_woken_also_where_the_restores_answer_was_lost_and_not_where_it_was_a_refusal()
- {
-    let now = Instant::now();
-    let restored = || (Machine::new(LIMITS, None), vec![asleep(Rest::Standby)]);
-    // The look-up of its name has seen it asleep: it is restored without a question.
-    let restored_at_once = || {
-        let seen = Some(Evidence::Asleep(Rest::Standby));
-        (Machine::new(LIMITS, seen), Vec::new())
-    };
-    let answers = [
-        (unsure(Doubt::Unreachable), true),
-        (unsure(Doubt::Failed), true),
-        (asleep(Rest::Passing), true),
-        (unsure(Doubt::InvalidState), false),
-    ];
-    for (answer, is_ours) in answers {
-        for (mut machine, asleep) in [restored(), restored_at_once()] {
-            play(&mut machine, now, vec![wake_request(now)]);
-            play(&mut machine, now, asleep);
-            play(&mut machine, now, vec![answer.clone()]);
-            let effects = play(&mut machine, now, vec![Event::PauseOver, awake(now)]);
-            assert!(matches!(effects[0], Effect::Publish { fresh, .. } if fresh == is_ours));
-            let effects = machine.on(now, Event::Probed { open: true });
-            assert!(matches!(effects[0], Effect::Grant { woken, .. } if woken == is_ours));
-        }
-    }
 }
 
 #[tokio::test]
