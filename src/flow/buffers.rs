@@ -11,7 +11,8 @@
 //! What has come is counted whatever there is left, so the budget is passed by what comes at once:
 //! whoever reads asks for room first.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Bound;
@@ -75,7 +76,8 @@ struct Counts {
     /// What is counted to clients, in all and to each.
     in_all: usize,
     of: BTreeMap<ClientNetwork, usize>,
-    waiting: BTreeMap<ClientNetwork, VecDeque<(u64, Waker)>>,
+    /// By their tickets: whoever is let go on and refused again has its place of before.
+    waiting: BTreeMap<ClientNetwork, BTreeMap<u64, Waker>>,
     /// The network that was let go on last.
     last: Option<ClientNetwork>,
     tickets: u64,
@@ -187,9 +189,11 @@ impl ClientBuffers {
             (self.clone(), counts.tickets)
         });
         let (ticket, queue) = (*ticket, counts.waiting.entry(self.0.client).or_default());
-        match queue.iter_mut().find(|(other, _)| *other == ticket) {
-            Some((_, waker)) => waker.clone_from(cx.waker()),
-            None => queue.push_back((ticket, cx.waker().clone())),
+        match queue.entry(ticket) {
+            Entry::Occupied(waker) => waker.into_mut().clone_from(cx.waker()),
+            Entry::Vacant(place) => {
+                place.insert(cx.waker().clone());
+            }
         }
         Poll::Pending
     }
@@ -341,8 +345,8 @@ impl Shared {
             return false;
         }
         let queue = counts.waiting.get_mut(&client);
-        let first = queue.and_then(VecDeque::pop_front);
-        if counts.waiting.get(&client).is_some_and(VecDeque::is_empty) {
+        let first = queue.and_then(BTreeMap::pop_first);
+        if counts.waiting.get(&client).is_some_and(BTreeMap::is_empty) {
             counts.waiting.remove(&client);
         }
         counts.last = Some(client);
@@ -359,9 +363,9 @@ impl Shared {
             let after = counts.last.map_or(Bound::Unbounded, Bound::Excluded);
             let others = counts.waiting.range((after, Bound::Unbounded));
             let networks = others.chain(counts.waiting.iter());
-            let networks: Vec<_> = networks.map(|(network, _)| *network).collect();
-            let turns = networks.len().min(counts.waiting.len()).min(AT_ONCE);
-            for network in networks.into_iter().take(turns) {
+            let turns = counts.waiting.len().min(AT_ONCE);
+            let networks: Vec<_> = networks.map(|(network, _)| *network).take(turns).collect();
+            for network in networks {
                 self.let_one_go_on(counts, network);
             }
         }
@@ -393,7 +397,7 @@ impl Counts {
             return;
         };
         if let Some(queue) = self.waiting.get_mut(&owner.0.client) {
-            queue.retain(|(other, _)| *other != ticket);
+            queue.remove(&ticket);
             if queue.is_empty() {
                 self.waiting.remove(&owner.0.client);
             }
