@@ -75,7 +75,7 @@ settings! {
         pub proxy_protocol: Option<ProxyProtocol> = None;
         /// The letters of the names of fields, for instances that know only some.
         pub field_names: FieldNames = FieldNames::default();
-        /// Whether the route's path prefix is taken off.
+        /// Whether the route's path prefix is taken off, and all slashes behind it but one.
         pub strip_path: bool = false;
         /// Whether a request without TLS is redirected to `https`, without a wake.
         pub redirect_http: RedirectConfig = RedirectConfig::default(), by elsewhere;

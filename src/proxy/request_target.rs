@@ -1,7 +1,7 @@
 //! A request's target: the path that it is routed by, and the form that an instance is sent.
 //!
-//! Guarantees: an instance gets the target in origin form, with the route's prefix taken off where
-//! the route says so, and never normalised otherwise.
+//! Guarantees: an instance gets the target in origin form, with the route's prefix, and all slashes
+//! behind it but one, taken off where the route says so, and never normalised otherwise.
 
 use http::header::{HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
@@ -63,9 +63,10 @@ pub(super) fn path_behind(uri: &Uri, prefix: Option<&str>) -> Option<String> {
 
 fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
     let rest = after_prefix(target.as_str(), prefix)?;
-    match rest.starts_with('/') {
+    // Two slashes would begin an authority (RFC 3986 §4.2): one is left.
+    match rest.starts_with('/') && !rest.starts_with("//") {
         true => rest.parse().ok(),
-        false => format!("/{rest}").parse().ok(),
+        false => format!("/{}", rest.trim_start_matches('/')).parse().ok(),
     }
 }
 
@@ -81,6 +82,8 @@ mod tests {
         };
         assert_eq!(strip("/v1/a?b=c", "/v1").as_deref(), Some("/a?b=c"));
         assert_eq!(strip("/v1", "/v1").as_deref(), Some("/"));
+        assert_eq!(strip("/v1///x//y?//", "/v1").as_deref(), Some("/x//y?//"));
+        assert_eq!(strip("/v1//?a", "/v1").as_deref(), Some("/?a"));
         assert_eq!(strip("/v1?b=/v1", "/v1").as_deref(), Some("/?b=/v1"));
         assert_eq!(strip("/other", "/v1"), None);
         assert_eq!(strip("/%761/a%2fb", "/v1").as_deref(), Some("/a%2fb"));

@@ -158,6 +158,19 @@ impl<'a> PathReadings<'a> {
         all.is_none_or(|all| all.iter().flatten().any(|path| leaves(path)))
     }
 
+    /// Whether what comes behind `prefix` has an authority in any reading once the prefix is taken off, with
+    /// all slashes behind it but one: `/v1/%2fx/a` is `/%2fx/a` then, and `/a` to who decodes first.
+    pub fn have_authority_behind(&self, prefix: &PathRule) -> bool {
+        let behind = |path| after_prefix(path, &prefix.text);
+        let path = str::from_utf8(self.path).ok().filter(|_| !self.is_plain());
+        path.and_then(behind).is_some_and(|rest| {
+            let rest = format!("/{}", rest.trim_start_matches('/'));
+            let all = readings(rest.as_bytes(), &[]);
+            let has_authority = |text: &Cow<'_, [u8]>| text.starts_with(b"//");
+            all.is_none_or(|all| all.iter().flatten().any(has_authority))
+        })
+    }
+
     fn is_plain(&self) -> bool {
         *self.is_plain.get_or_init(|| is_plain(self.path))
     }

@@ -69,7 +69,7 @@ impl<S> Many<S> {
         let found = position.and_then(|position| self.routes.get(position));
         let (rule, _, route) = found.ok_or(RouteError::NoRoute)?;
         let is_stripped = route.config().forwarding.strip_path && rule.as_str() != "/";
-        if is_stripped && path.leave(rule) {
+        if is_stripped && (path.leave(rule) || path.have_authority_behind(rule)) {
             // The instance, which does not see the prefix, would read another path below it.
             return Err(AmbiguousPath.into());
         }

@@ -572,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn dot_segments_do_not_lead_out_of_a_prefix_that_is_taken_off() {
+    fn neither_dot_segments_nor_an_authority_lead_out_of_a_prefix_that_is_taken_off() {
         let text = "[[route]]\nhost = \"a.b\"\npath = \"/v1\"\ninstance = \"one\"\n\
                     strip_path = true\n[[route]]\nhost = \"a.b\"\ninstance = \"rest\"\n";
         let table = RouteTable::new(&load("test", text, &Variables::default()).unwrap().route);
@@ -581,6 +581,12 @@ mod tests {
         check(&table, "a.b", "/v1/x/%252e%252e/..%2f../v1/y", ambiguous);
         check(&table, "a.b", "/v1/x/../y", Ok("one"));
         check(&table, "a.b", "/x/../y", Ok("rest"));
+        for rest in ["%2fx/a", "\\x/a", "/%5Cx/a", "%252Fx/a"] {
+            check(&table, "a.b", &format!("/v1/{rest}"), ambiguous);
+        }
+        // Slashes as they are become one.
+        check(&table, "a.b", "/v1//x/a", Ok("one"));
+        check(&table, "a.b", "/v1/a%2fb/c;d//e", Ok("one"));
     }
 }
 
