@@ -9,7 +9,7 @@ use http::{Method, Uri, Version};
 
 use super::error::ProxyError;
 use crate::client::Request;
-use crate::router::after_prefix;
+use crate::router::behind_prefix;
 
 /// The path that a route is found by. `*` is of OPTIONS alone and means the whole server (RFC 9110
 /// §9.3.7); an authority alone is of CONNECT (RFC 9112 §3.2.3), which has been dealt with.
@@ -62,12 +62,7 @@ pub(super) fn path_behind(uri: &Uri, prefix: Option<&str>) -> Option<String> {
 }
 
 fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
-    let rest = after_prefix(target.as_str(), prefix)?;
-    // Two slashes would begin an authority (RFC 3986 §4.2): one is left.
-    match rest.starts_with('/') && !rest.starts_with("//") {
-        true => rest.parse().ok(),
-        false => format!("/{}", rest.trim_start_matches('/')).parse().ok(),
-    }
+    behind_prefix(target.as_str(), prefix)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub use authority::{AuthorityError, host_named, host_of};
 pub use change::RouteChange;
 pub use ingress::Declared;
 pub use path_readings::{
-    AmbiguousPath, PathReadings, PathRule, Reading, SpecialPaths, after_prefix,
+    AmbiguousPath, PathReadings, PathRule, Reading, SpecialPaths, behind_prefix,
 };
 pub use paths::RouteError;
 pub use route::Route;

@@ -161,10 +161,9 @@ impl<'a> PathReadings<'a> {
     /// Whether what comes behind `prefix` has an authority in any reading once the prefix is taken off, with
     /// all slashes behind it but one: `/v1/%2fx/a` is `/%2fx/a` then, and `/a` to who decodes first.
     pub fn have_authority_behind(&self, prefix: &PathRule) -> bool {
-        let behind = |path| after_prefix(path, &prefix.text);
+        let behind = |path| behind_prefix(path, &prefix.text);
         let path = str::from_utf8(self.path).ok().filter(|_| !self.is_plain());
         path.and_then(behind).is_some_and(|rest| {
-            let rest = format!("/{}", rest.trim_start_matches('/'));
             let all = readings(rest.as_bytes(), &[]);
             let has_authority = |text: &Cow<'_, [u8]>| text.starts_with(b"//");
             all.is_none_or(|all| all.iter().flatten().any(has_authority))
@@ -297,9 +296,19 @@ impl Reading<'_> {
     }
 }
 
+/// A target that is below `prefix` without it. Of several slashes behind it one is left: two would begin an
+/// authority (RFC 3986 §4.2).
+pub fn behind_prefix<'a>(target: &'a str, prefix: &str) -> Option<Cow<'a, str>> {
+    let rest = after_prefix(target, prefix)?;
+    Some(match rest.starts_with('/') && !rest.starts_with("//") {
+        true => rest.into(),
+        false => format!("/{}", rest.trim_start_matches('/')).into(),
+    })
+}
+
 /// What comes after `prefix` in a target that is below it, also where that is spelled with other
 /// encodings (RFC 3986 §6.2.2.2).
-pub fn after_prefix<'a>(target: &'a str, prefix: &str) -> Option<&'a str> {
+fn after_prefix<'a>(target: &'a str, prefix: &str) -> Option<&'a str> {
     let (mut rest, mut prefix) = (target.as_bytes(), prefix.as_bytes());
     while let Some((expected, after)) = next_octet(prefix) {
         prefix = after;

@@ -154,40 +154,40 @@ impl Field {
     }
 
     fn named(name: &[u8]) -> Option<Self> {
-        // By length and first letter before anything else: most names end here.
-        Some(match (name.len(), *name.first()?, name) {
-            (2, b't', b"te") => Self::Te,
-            (3, b'v', b"via") => Self::Via,
-            (4, b'h', b"host") => Self::Host,
-            (6, b'a', b"accept") => Self::Accept,
-            (6, b'c', b"cookie") => Self::Cookie,
-            (6, b'e', b"expect") => Self::Expect,
-            (6, b'p', b"prefer") => Self::Prefer,
-            (7, b'u', b"upgrade") => Self::Upgrade,
-            (9, b'f', b"forwarded") => Self::Forwarded,
-            (10, b'c', b"connection") => Self::Connection,
-            (10, b'k', b"keep-alive")
-            | (14, b'h', b"http2-settings")
-            | (16, b'p', b"proxy-connection")
-            | (18, b'p', b"proxy-authenticate")
-            | (19, b'p', b"proxy-authorization")
-            | (25, b'p', b"proxy-authentication-info") => Self::OfThisHop,
-            (10, b'u', b"user-agent") => Self::UserAgent,
-            (11, b'c', b"client-cert") | (17, b'c', b"client-cert-chain") => Self::ClientCert,
-            (11, b't', b"traceparent") => Self::TraceParent,
-            (12, b'c', b"content-type") => Self::ContentType,
-            (12, b'g', b"grpc-timeout") => Self::GrpcTimeout,
-            (12, b'm', b"max-forwards") => Self::MaxForwards,
-            (12, b'x', b"x-request-id") => Self::XRequestId,
-            (13, b'a', b"authorization") => Self::Authorization,
+        // By length first: most names end here.
+        Some(match (name.len(), name) {
+            (2, b"te") => Self::Te,
+            (3, b"via") => Self::Via,
+            (4, b"host") => Self::Host,
+            (6, b"accept") => Self::Accept,
+            (6, b"cookie") => Self::Cookie,
+            (6, b"expect") => Self::Expect,
+            (6, b"prefer") => Self::Prefer,
+            (7, b"upgrade") => Self::Upgrade,
+            (9, b"forwarded") => Self::Forwarded,
+            (10, b"connection") => Self::Connection,
+            (10, b"keep-alive")
+            | (14, b"http2-settings")
+            | (16, b"proxy-connection")
+            | (18, b"proxy-authenticate")
+            | (19, b"proxy-authorization")
+            | (25, b"proxy-authentication-info") => Self::OfThisHop,
+            (10, b"user-agent") => Self::UserAgent,
+            (11, b"client-cert") | (17, b"client-cert-chain") => Self::ClientCert,
+            (11, b"traceparent") => Self::TraceParent,
+            (12, b"content-type") => Self::ContentType,
+            (12, b"grpc-timeout") => Self::GrpcTimeout,
+            (12, b"max-forwards") => Self::MaxForwards,
+            (12, b"x-request-id") => Self::XRequestId,
+            (13, b"authorization") => Self::Authorization,
             // Nearly every response has it, and the guard of names does not mind it.
-            (14, b'c', b"content-length") => return None,
-            (15, b'x', b"x-wakegate-hold") => Self::XWakegateHold,
-            (15, b'x', b"x-wakegate-wake") => Self::XWakegateWake,
-            (15, b'x', b"x-forwarded-for") => Self::XForwardedFor,
-            (16, b'x', b"x-forwarded-host") => Self::XForwardedHost,
-            (17, b't', b"transfer-encoding") => Self::TransferEncoding,
-            (17, b'x', b"x-forwarded-proto") => Self::XForwardedProto,
+            (14, b"content-length") => return None,
+            (15, b"x-wakegate-hold") => Self::XWakegateHold,
+            (15, b"x-wakegate-wake") => Self::XWakegateWake,
+            (15, b"x-forwarded-for") => Self::XForwardedFor,
+            (16, b"x-forwarded-host") => Self::XForwardedHost,
+            (17, b"transfer-encoding") => Self::TransferEncoding,
+            (17, b"x-forwarded-proto") => Self::XForwardedProto,
             _ => return Self::guarded(name),
         })
     }
